@@ -1,0 +1,86 @@
+"""Hypothesis properties over gated scenarios: drawn, forced, shrunk within a budget, replayable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Flaky
+
+from pytest_flowcheck.errors import Judgement
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from pytest_flowcheck.probes.lab import Lab
+
+SHRINK_BUDGET = 40
+"""Scenarios run after the first failure. Each may leave stuck threads behind, and each proof of a hang costs some
+60 ms: enough to make an example small, not to make it minimal at any price."""
+
+
+def forall(
+    lab: Lab, scenario: Callable[[Any], None], strategy: SearchStrategy[Any], *, examples: int, describe: Callable[[Any], str] = repr
+) -> None:
+    """Run `scenario` on drawn examples, each with a fresh history, and raise the judgement of the smallest that fails.
+
+    Settings are pinned here and never taken from a profile: no deadline (rules don't tell time), no database, the
+    lab's seed. Once a judgement fell, further examples are limited by `SHRINK_BUDGET`; those beyond it count as
+    passing, those seen are answered from memory, so shrinking stays consistent. A failure that does not come again is
+    still a fact: the first one is then reported.
+
+    Args:
+        lab: the rule's bench; `lab.example` holds the failing scenario afterwards.
+        scenario: runs one example; raises `Judgement`.
+        strategy: draws examples; their `repr` must tell them apart.
+        examples: how many to draw.
+        describe: an example as the text of the failure message.
+    """
+    judged: dict[str, Judgement | None] = {}
+    first: list[tuple[str, Judgement]] = []
+    runs_after_first = 0
+
+    @seed(lab.seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    )
+    @given(strategy)
+    def run(example: Any) -> None:
+        nonlocal runs_after_first
+        key = repr(example)
+        if key in judged:
+            if (known := judged[key]) is not None:
+                raise known
+            return
+        if first:
+            runs_after_first += 1
+            if runs_after_first > SHRINK_BUDGET:
+                return
+        lab.fresh()
+        lab.judgement = None
+        try:
+            scenario(example)
+        except Judgement as judgement:
+            judged[key] = judgement
+            if not first:
+                first.append((describe(example), judgement))
+            lab.example = describe(example)
+            raise
+        judged[key] = None
+
+    try:
+        run()
+    except Judgement as smallest:
+        lab.judgement = smallest
+        raise
+    except Flaky:
+        lab.example, lab.judgement = first[0]
+        raise first[0][1] from None

@@ -1,0 +1,309 @@
+"""One rule's bench: probes, gates, history, and the two waits that end by proof instead of by a clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, Violated
+from pytest_flowcheck.probes import probe as probes
+from pytest_flowcheck.probes import wire
+from pytest_flowcheck.probes.gates import Gates
+from pytest_flowcheck.probes.timeline import Timeline
+
+if TYPE_CHECKING:
+    from pytest_flowcheck.subjects import Subject
+
+T = TypeVar("T")
+
+PROVEN_STILL = (
+    "every thread of the process tree sits in a wait without a deadline that only this tree could end "
+    "(read from the kernel, three equal looks in a row): nothing can ever happen again"
+)
+"""Why absence is proven. The watcher looked; see `proof.quiescence`."""
+
+
+@dataclass
+class Request:
+    """What the rule waits for, put on the bench for the watcher to answer."""
+
+    kind: Literal["until", "settle"]
+    what: str
+    answer: Grade | Literal["gave up"] | None = None
+    reason: str = ""
+    """Why there was no proof."""
+    waits: list[str] = field(default_factory=list[str])
+
+
+class Call(Generic[T]):
+    """A call into the subject on a thread of its own, so that the rule can say whether it came back."""
+
+    def __init__(self, lab: Lab, what: str, function: Callable[[], T]) -> None:
+        self.what = what
+        self.error: BaseException | None = None
+        self.returned = False
+        self._lab, self._function = lab, function
+        self._value: list[T] = []
+        self.thread = threading.Thread(target=self._run, daemon=True, name=f"caller: {what}")
+        self.thread.start()
+
+    @property
+    def done(self) -> bool:
+        """It returned or raised."""
+        return self.returned or self.error is not None
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._function())
+        except BaseException as error:  # noqa: BLE001 - whatever the subject raises is what the rule asks about
+            self.error = error
+        else:
+            self.returned = True
+        self._lab.timeline.append("note", f"{self.what} {'returned' if self.returned else f'raised {self.error!r}'}")
+
+    def join(self) -> Call[T]:
+        """Wait until it is over; the rule reads HUNG if it provably never is."""
+        self._lab.until(lambda: self.done, f"{self.what} comes back", hung=True)
+        return self
+
+    def result(self) -> T:
+        """What it returned; raises what it raised; HUNG if it provably never does either."""
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self._value[0]
+
+
+class Lab:
+    """What a rule gets.
+
+    A rule runs on a driver thread; a watcher (see `running.judge`) looks at the kernel meanwhile. `until` and `settle`
+    put a request on the bench and block untimed, so that the rule's own thread is quiescent too; the watcher answers
+    once the process tree is proven to be still, or once patience has run out.
+
+    Args:
+        subject: the loaded subject under judgement.
+        seed: for hypothesis, pinned per run and printed in the certificate.
+        adopt: is told the native id of each thread that is the kit's own.
+    """
+
+    def __init__(self, subject: Subject, *, seed: int = 0, adopt: Callable[[int], None] = lambda _: None) -> None:
+        self.subject, self.seed = subject, seed
+        self.token = probes.register(self)
+        self.grade: Grade = "proven"
+        self.observed_because = ""
+        self.judgement: Judgement | None = None
+        self.example: str = ""
+        self.request: Request | None = None
+        self.asked = threading.Event()
+        self.probes_ran = 0
+        self._adopt = adopt
+        self._begin()
+
+    def _begin(self) -> None:
+        self.timeline, self.gates = Timeline(), Gates()
+        self.futures: dict[str, Future[Any]] = {}
+
+    def fresh(self) -> None:
+        """A new history and shut gates, for the next example of a property; probes of the last one are let go."""
+        self.gates.open_all()
+        self.probes_ran += len(self.timeline.of("started"))
+        self._begin()
+
+    # --- the subject -------------------------------------------------------------------------------------------------
+
+    def claims(self, capability: str) -> bool:
+        """Whether the subject claims this capability (or trait) of the rule's facet."""
+        return any(capability in capabilities for capabilities in self.subject.claims.values())
+
+    @contextmanager
+    def executor(self, max_workers: int, **options: Any) -> Iterator[Executor]:
+        """A fresh executor of the subject. Leaving opens every gate first, then leaves the executor's own `with`."""
+        with self.subject.open_executor(max_workers=max_workers, **options) as executor:
+            try:
+                yield executor
+            except Judgement as judgement:
+                # remembered before the executor is left: a hang on the way out must not hide what was found
+                self.judgement = self.judgement or judgement
+                raise
+            finally:
+                self.gates.open_all()
+
+    # --- probes ------------------------------------------------------------------------------------------------------
+
+    def probe(self, name: str, does: Callable[..., Any] | None = None, *, gated: bool = True) -> probes.Probe:
+        """A body named `name`; see `Probe`. `does` must be importable where the subject runs in other processes."""
+        return probes.Probe(self, name, does, gated=gated)
+
+    @property
+    def address(self) -> wire.Address:
+        """Where probes in other processes report; starts the server at first use."""
+        desk = wire.server(self._adopt)
+        desk.desks[self.token] = self
+        return desk.address
+
+    def report(self, kind: Any, probe: str, pid: int, tid: int, thread: str) -> None:
+        """A probe in another process did something. (`wire.Desk`)"""
+        self.timeline.append(kind, probe, pid, tid, thread)
+
+    def when_open(self, probe: str, release: Callable[[], None]) -> None:
+        """A probe in another process waits at its gate. (`wire.Desk`)"""
+        self.gates.when_open(probe, release)
+
+    def open(self, *names: str) -> None:
+        """Let these probe calls go."""
+        self.gates.open(*names)
+
+    def open_all(self) -> None:
+        """Let all go, those too that are yet to start."""
+        self.gates.open_all()
+
+    def started(self, name: str | None = None) -> list[str]:
+        """Probe calls that have started, in order; with a name, those of that name."""
+        return [n for n in self.timeline.names("started") if name is None or n == name]
+
+    def ended(self) -> list[str]:
+        """Probe calls that have returned, in order."""
+        return self.timeline.names("ended")
+
+    def live(self) -> list[str]:
+        """Probe calls in flight, by their own word."""
+        return self.timeline.live()
+
+    def workers(self) -> set[tuple[int, int]]:
+        """(pid, native thread id) of all who ever ran a probe."""
+        return {e.worker for e in self.timeline.of("started")}
+
+    def note(self, text: str) -> None:
+        """Put a line of the rule's own into the history: 'shutdown(wait=True) called'."""
+        self.timeline.append("note", text)
+
+    def call(self, what: str, function: Callable[[], T]) -> Call[T]:
+        """Make a call into the subject on a thread of its own. `what` reads as in 'shutdown(wait=True)'."""
+        return Call(self, what, function)
+
+    # --- waits that end by proof -------------------------------------------------------------------------------------
+
+    def until(
+        self,
+        predicate: Callable[[], bool],
+        what: str,
+        *,
+        expected: str = "",
+        hung: bool = False,
+        needs: str | None = None,
+    ) -> None:
+        """Wait until the predicate holds.
+
+        Args:
+            predicate: asked at every event; must not block.
+            what: what is waited for, as a clause: '2 of 6 tasks are in flight'.
+            expected: what the rule's sentence asks for here; by default, `what`.
+            hung: never coming back is the finding itself (verdict HUNG).
+            needs: this is only the way to what the rule asks; if it can't come about, the named rule is the one that
+                is broken, and this one is INCONCLUSIVE.
+
+        Raises:
+            Violated: it is proven that it never will.
+            Inconclusive: patience ran out without a proof, or the failure belongs to `needs`.
+        """
+        request = self._ask("until", what, predicate)
+        if request is None:
+            return
+        if request.answer == "proven":
+            self._blame_broken_tasks(what)
+            if needs is not None:
+                raise Inconclusive(f"{what}: that can never happen with this subject, so {needs} is broken first", because_of=needs)
+            raise Violated(
+                f"it never came about that {what}",
+                expected=expected or what,
+                proof=PROVEN_STILL + ("\n" + "\n".join(request.waits) if request.waits else ""),
+                hung=hung,
+            )
+        raise Inconclusive(f"{what}: not seen, and not proven impossible either ({request.reason})", because_of=needs)
+
+    def settle(self) -> Grade:
+        """Wait until nothing moves any more: what has not happened now won't happen by itself.
+
+        Returns:
+            `"proven"`, or `"observed"` where timers or outsiders forbid a proof; the rule's evidence then is no better.
+        """
+        request = self._ask("settle", "nothing moves", lambda: False)
+        if request is None or request.answer == "proven":
+            return "proven"
+        self.grade, self.observed_because = "observed", request.reason
+        return "observed"
+
+    def _ask(self, kind: Literal["until", "settle"], what: str, predicate: Callable[[], bool]) -> Request | None:
+        if predicate():
+            return None
+        request = Request(kind, what)
+        timeline = self.timeline
+        with timeline.changed:
+            self.request = request
+        self.asked.set()
+        timeline.wait_for(lambda: request.answer is not None or predicate())
+        with timeline.changed:
+            self.request = None
+        return None if predicate() else request
+
+    def answer(self, request: Request, answer: Grade | Literal["gave up"], reason: str, waits: Iterable[str]) -> None:
+        """The watcher's word on the request on the bench."""
+        request.reason, request.waits, request.answer = reason, list(waits), answer
+        self.timeline.poke()
+
+    def _blame_broken_tasks(self, what: str) -> None:
+        """Where a task that should have run has failed by itself, that is the finding, not what it kept from happening."""
+        for name, future in self.futures.items():
+            if future.done() and not future.cancelled() and (error := future.exception()) is not None:
+                raise Inconclusive(
+                    f"{what}: can never happen, because task {name!r} failed by itself with {error!r}", because_of="EXE-01"
+                )
+
+    # --- judging -----------------------------------------------------------------------------------------------------
+
+    def check(self, holds: bool, facts: str, expected: str, *, absence: bool = False, leaked: bool = False) -> None:
+        """The sentence holds here, or `Violated` says so.
+
+        Args:
+            holds: whether it does.
+            facts: what the subject did.
+            expected: what was asked of it.
+            absence: the finding is that something did *not* happen; without a proof that is INCONCLUSIVE.
+            leaked: the finding is growth (verdict LEAKED).
+        """
+        if holds:
+            return
+        if absence and self.grade == "observed":
+            raise Inconclusive(f"{facts}; but that nothing more would happen was only observed ({self.observed_because})")
+        proof = PROVEN_STILL if absence else "it is in the recorded history: what has happened can't be an accident of timing"
+        raise Violated(facts, expected=expected, proof=proof, leaked=leaked)
+
+    def submit(self, executor: Executor, name: str, *args: Any, gated: bool = True, does: Callable[..., Any] | None = None) -> Future[Any]:
+        """Submit a new probe and remember its future, so that a task that fails by itself is blamed rightly."""
+        task = self.probe(name, does, gated=gated)
+        try:
+            future = executor.submit(task, *args)
+        except Judgement:
+            raise
+        except Exception as error:
+            raise Violated(
+                f"submit({name}) raised {error!r}",
+                expected="a fresh executor takes tasks",
+                proof="submit raised",
+            ) from error
+        if not isinstance(future, Future):  # pyright: ignore[reportUnnecessaryIsInstance] - a subject may return anything
+            raise AdapterError(f"submit returned {type(future).__name__}, expected a concurrent.futures.Future")
+        self.futures[probes.call_name(name, args)] = future
+        # wakes a rule that waits for futures; the callback is the kit's, EXE-14 judges the subject's handling of its own
+        future.add_done_callback(lambda _: self.timeline.poke())
+        return future
+
+    def finish(self, future: Future[T], what: str, *, needs: str | None = None) -> T:
+        """The future's result, waiting by proof: HUNG if it can never be done. Raises what it raises."""
+        self.until(future.done, f"{what} is done", hung=True, needs=needs)
+        return future.result(timeout=0)

@@ -1,0 +1,271 @@
+"""Judge one rule on one subject.
+
+The rule runs on a driver thread; this thread watches. It looks at the kernel's view of the whole process tree, answers
+the rule's `until` and `settle`, and proves a hang when nothing can move any more while the rule is inside a call of the
+subject. It never decides by elapsed time: patience only bounds how long an *unprovable* silence is endured, and then the
+verdict is INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import traceback
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.errors import AdapterError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.probes import wire
+from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
+from pytest_flowcheck.proof import Harness, Observer, Sighting, State, descendants, helper_processes, wait_list
+
+if TYPE_CHECKING:
+    from pytest_flowcheck.rules import Rule
+    from pytest_flowcheck.subjects import Subject
+
+CALM = 0.4
+"""Seconds without any event after which stillness that can't be proven is reported as observed."""
+
+LOOK_AGAIN = 0.02
+"""Seconds between looks while the tree moves or waits for a timer."""
+
+IDLE_LOOK = 0.15
+"""Seconds before the first look for a hang while the rule has not asked for anything: the common rule never pays for one."""
+
+
+@dataclass
+class Outcome:
+    """How the driver came out."""
+
+    error: BaseException | None = None
+    done: bool = False
+
+
+def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 30.0, seed: int = 0) -> Finding:
+    """Run `rule` against `subject` and say what was found.
+
+    Args:
+        rule: the rule.
+        subject: a loaded subject.
+        harness: which threads and descriptors are the test harness's own.
+        patience: seconds to endure an unprovable silence before the verdict is INCONCLUSIVE.
+        seed: for hypothesis.
+
+    Returns:
+        The finding; never raises for anything that rule or subject do on the driver thread.
+    """
+    claims = subject.claims.get(rule.facet, frozenset())
+    level = rule.level_for(claims)
+    if level == "exempt":
+        return Finding(rule.id, Verdict.NOT_CLAIMED, "SHOULD", message="exempt: a cluster need not keep this rule")
+    if missing := rule.missing(claims):
+        wanted = ", ".join(sorted(missing))
+        return Finding(rule.id, Verdict.NOT_CLAIMED, level, message=f"capability not claimed: {wanted}")
+
+    threads_before, children_before = set(threading.enumerate()), set(descendants())
+    lab = Lab(subject, seed=seed, adopt=harness.adopt)
+    outcome = Outcome()
+    began = monotonic()
+    driver = threading.Thread(target=_drive, args=(rule, lab, outcome), daemon=True, name=f"flowcheck {rule.id}")
+    driver.start()
+    observer = Observer(harness)
+    hang = _watch(lab, outcome, observer, harness, patience)
+    lab.open_all()  # whatever is still gated may go: the evidence is in
+    driver.join(CALM if hang is not None else None)  # gates are open now: a rule that was merely held up by one ends
+    _close_desk(lab)
+    verdict, message, grade = _sentence(rule, lab, outcome, hang)
+    return Finding(
+        rule=rule.id,
+        verdict=verdict,
+        level=level,
+        grade=grade,
+        seconds=round(monotonic() - began, 4),
+        message=message,
+        evidence=_evidence(lab, hang),
+        poisoned=verdict is Verdict.HUNG or _remains(observer, threads_before, children_before),
+    )
+
+
+def _remains(observer: Observer, threads_before: set[threading.Thread], children_before: set[int]) -> bool:
+    """Whether threads that hold up the exit, or processes that are no shared helpers, outlive the rule."""
+    deadline = monotonic() + CALM
+    while True:
+        threads = [t for t in threading.enumerate() if not t.daemon and t not in threads_before]
+        children = set(descendants()) - children_before - helper_processes()
+        if not threads and not children:
+            return False
+        if observer.look().state is State.QUIESCENT or monotonic() > deadline:
+            return True
+
+
+def _drive(rule: Rule, lab: Lab, outcome: Outcome) -> None:
+    try:
+        rule.function(lab)
+        lab.probes_ran += len(lab.timeline.of("started"))
+        if not lab.probes_ran:
+            raise RuntimeError(f"{rule.id} came to its end although none of its probes ran")
+    except BaseException as error:  # noqa: BLE001 - every end of a rule is a finding
+        outcome.error = error
+    finally:
+        lab.open_all()
+        # What the rule left behind is finalised here, so that its warnings fall on it and not on its successor.
+        gc.collect()
+        outcome.done = True
+        lab.asked.set()
+
+
+def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, patience: float) -> Violated | Inconclusive | None:
+    """Until the driver is done: answer its requests. Returns the finding if it never will be."""
+    pending: Request | None = None
+    since = calm_since = monotonic()
+    length = -1
+    while True:
+        if pending is None:
+            lab.asked.wait(IDLE_LOOK)
+        lab.asked.clear()
+        if outcome.done:
+            return None
+        request, now = lab.request, monotonic()
+        if request is not pending:
+            pending, since, calm_since = request, now, now
+        if len(lab.timeline) != length:
+            length, calm_since = len(lab.timeline), now
+            if request is None:
+                since = now
+        timeline = lab.timeline
+        sighting = observer.prove(lambda timeline=timeline: len(timeline))  # type: ignore[misc]
+        if lab.request is not request or outcome.done:
+            continue
+        if sighting.state is State.QUIESCENT:
+            waits = wait_list(sighting, harness)
+            if request is None:
+                return _hang(lab, waits)
+            lab.answer(request, "proven", "", waits)
+            pending = None
+            continue
+        late = _too_late(request, sighting, monotonic(), since, calm_since, patience)
+        if late and request is not None:
+            lab.answer(request, "observed" if request.kind == "settle" else "gave up", _why_not(sighting), wait_list(sighting, harness))
+            pending = None
+        elif late:
+            return Inconclusive(
+                f"the subject did not come back within {patience:g} s of patience, and that it never will could not be "
+                f"proven ({_why_not(sighting)})\n" + "\n".join(wait_list(sighting, harness))
+            )
+        else:
+            lab.timeline.poke()
+            lab.asked.wait(LOOK_AGAIN)
+
+
+def _too_late(request: Request | None, sighting: Sighting, now: float, since: float, calm_since: float, patience: float) -> bool:
+    if request is not None and request.kind == "settle" and sighting.state is not State.RUNNING:
+        return now - calm_since > CALM
+    if request is not None and request.kind == "settle":
+        return now - calm_since > 3 * CALM
+    return now - since > patience
+
+
+def _why_not(sighting: Sighting) -> str:
+    return f"{sighting.state.name.lower()}: {sighting.reason}" if sighting.reason else sighting.state.name.lower()
+
+
+def _hang(lab: Lab, waits: list[str]) -> Violated:
+    live = ", ".join(lab.live()) or "none"
+    return Violated(
+        f"a call into the subject never returns; probes in flight: {live}",
+        expected="the call returns or raises",
+        proof=PROVEN_STILL + "\n" + "\n".join(waits),
+        hung=True,
+    )
+
+
+def _close_desk(lab: Lab) -> None:
+    """Probes that report from now on find nobody: they are let go at once."""
+    if (server := wire.current()) is not None:
+        server.desks.pop(lab.token, None)
+
+
+def _sentence(rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None) -> tuple[Verdict, str, str]:
+    """Verdict, message and grade."""
+    error = lab.judgement or hang or outcome.error
+    if error is None:
+        return Verdict.PASS, "", lab.grade
+    if isinstance(error, Violated):
+        verdict = Verdict.HUNG if error.hung else Verdict.LEAKED if error.leaked else Verdict.VIOLATED
+        return verdict, tell(rule, lab, error), error.grade
+    if isinstance(error, Inconclusive):
+        because = f" (lost its precondition to {error.because_of})" if error.because_of else ""
+        return Verdict.INCONCLUSIVE, error.reason + because, "observed"
+    if isinstance(error, NotTestable):
+        return Verdict.NOT_TESTABLE, str(error), "observed"
+    if isinstance(error, AdapterError):
+        return Verdict.ADAPTER_ERROR, str(error), "observed"
+    return _unforeseen(rule, lab, error)
+
+
+def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, str]:
+    """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
+    frames = traceback.extract_tb(error.__traceback__)
+    story = "".join(traceback.format_exception(error))
+    if frames and _is_kit(frames[-1].filename) and not isinstance(error, TypeError | AttributeError | OSError):
+        return Verdict.KIT_ERROR, story, "observed"
+    if frames and _is_kit(frames[-1].filename) and lab.subject.is_adapter:
+        return Verdict.ADAPTER_ERROR, f"{type(error).__name__}: {error}\n{story}", "observed"
+    if frames and _is_kit(frames[-1].filename):
+        return Verdict.KIT_ERROR, story, "observed"
+    where = next((f for f in reversed(frames) if not _is_kit(f.filename)), None)
+    at = f" at {where.filename}:{where.lineno} in {where.name}" if where else ""
+    violated = Violated(
+        f"the subject raised {error!r}{at}",
+        expected="no exception here: the rule made only calls that a correct subject answers",
+        proof="the exception's traceback ends in the subject's code",
+    )
+    return Verdict.VIOLATED, tell(rule, lab, violated), "proven"
+
+
+def _is_kit(filename: str) -> bool:
+    return "/pytest_flowcheck/" in filename.replace("\\", "/") and "/adapters/" not in filename.replace("\\", "/")
+
+
+def tell(rule: Rule, lab: Lab, error: Violated) -> str:
+    """The failure message: the sentence, what the subject did, what was expected, why that is proof, the usual cause."""
+    lines = [f"{rule.id} {rule.sentence}", "", f"What it did:   {error.facts}"]
+    if lab.example:
+        lines += ["", "Scenario:", *(f"    {line}" for line in lab.example.splitlines())]
+    if events := lab.timeline.events:
+        lines += ["", "In order:", *(f"  {event}" for event in _abridged(list(map(str, events))))]
+    lines += ["", f"Expected:      {error.expected}", f"Why proof:     {_indent(error.proof)}", f"Usual cause:   {rule.usual_cause}"]
+    return "\n".join(lines)
+
+
+def _abridged(lines: list[str], most: int = 24) -> list[str]:
+    if len(lines) <= most:
+        return lines
+    half = most // 2
+    return [*lines[:half], f"  ... {len(lines) - most} more ...", *lines[-half:]]
+
+
+def _indent(text: str) -> str:
+    first, *rest = text.splitlines() or [""]
+    return "\n".join([first, *(f"    {line}" for line in rest)])
+
+
+def _evidence(lab: Lab, hang: Violated | Inconclusive | None) -> dict[str, object]:
+    evidence: dict[str, object] = {
+        "probes_ran": max(lab.probes_ran, len(lab.timeline.of("started"))),
+        "events": [
+            {"at": round(e.at, 6), "kind": e.kind, "probe": e.probe, "pid": e.pid, "tid": e.tid, "thread": e.thread}
+            for e in lab.timeline.events[-400:]
+        ],
+    }
+    if lab.example:
+        evidence["example"] = lab.example
+    if lab.observed_because:
+        evidence["observed_because"] = lab.observed_because
+    if hang is not None:
+        evidence["hang"] = str(hang)
+    return evidence
+
+

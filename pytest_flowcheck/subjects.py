@@ -1,0 +1,313 @@
+"""Finding and opening subjects: `NAME`, `module:attr`, `file.py:attr`; adapters, and bare executors without one.
+
+Loading imports the subject's code, so certification does it first in a child process (`running.resolve`): what dies or
+hangs on import costs that child only. This module is what runs inside the child, and again in each worker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pytest_flowcheck.errors import AdapterError, NotTestable, UsageError
+
+ENTRY_POINTS: Final = "pytest_flowcheck.subjects"
+"""Entry point group by which a distribution offers adapters by name: `my-engine = "my_pkg.certify:MyEngine"`."""
+
+_SPEC = re.compile(r"(?P<module>[^:]+?(?:\.py)?):(?P<attr>[A-Za-z_][\w.]*)")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded subject: who it is, what it claims, and how an instance is opened.
+
+    `spec` is what loads it again in another process. `is_adapter`: an adapter class stands between the kit and the
+    system under certification, so some errors are the adapter's own.
+    """
+
+    name: str
+    version: str
+    spec: str
+    claims: Mapping[str, AbstractSet[str]]
+    declares: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    unclaimed: tuple[str, ...] = ()
+    """What seems to be there but is not claimed: pointed out on the card."""
+    is_adapter: bool = False
+    target: Any = field(default=None, repr=False, compare=False)
+
+    def declared(self, facet: str, choice: str) -> str:
+        """The subject's choice where a rule judges *as declared*; the facet's default where it says nothing."""
+        module = importlib.import_module(f"pytest_flowcheck.protocols.{facet}")
+        default = cast("dict[str, tuple[str, ...]]", module.DECLARES)[choice][0]
+        return self.declares.get(facet, {}).get(choice, default)
+
+    @contextmanager
+    def open_executor(self, *, max_workers: int, **options: Any) -> Iterator[Executor]:
+        """A fresh executor. Leaving leaves its own `with` block.
+
+        Raises:
+            AdapterError: what was opened is no executor.
+            NotTestable: an option (`initializer`) is not accepted although claimed.
+        """
+        opener: Callable[..., Any] = self.target.executor if self.is_adapter else self.target
+        opened = opener(max_workers=max_workers, **options)
+        manager = cast("AbstractContextManager[Executor]", opened)
+        if not hasattr(opened, "__enter__") or not hasattr(opened, "__exit__"):
+            raise AdapterError(f"{self.spec} gave {_a(opened)}; expected an executor, or a context manager that gives one")
+        with manager as executor:
+            if not callable(getattr(executor, "submit", None)):
+                raise AdapterError(f"{self.spec} opened {_a(executor)}; expected an object with submit, map and shutdown")
+            yield executor
+
+    def make_executor(self, *, max_workers: int, **options: Any) -> Executor:
+        """An executor that nobody leaves: for rules about what happens without a `with` block.
+
+        Raises:
+            NotTestable: the subject is opened through a context manager of its own, which owns more than the executor.
+        """
+        opener: Callable[..., Any] = self.target.executor if self.is_adapter else self.target
+        opened = opener(max_workers=max_workers, **options)
+        if not callable(getattr(opened, "submit", None)):
+            raise NotTestable(f"{self.spec} opens a context manager around its executor, so none can be had without leaving it")
+        return cast("Executor", opened)
+
+
+def _a(value: object) -> str:
+    return f"an object of type {type(value).__name__}"
+
+
+@cache
+def registered() -> Mapping[str, str]:
+    """Subjects known by name -> the `module:attr` that loads each: bundled adapters, then entry points."""
+    from pytest_flowcheck import adapters
+
+    found: dict[str, str] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(adapters.__path__) if not m.name.startswith("_")):
+        loaded = importlib.import_module(f"{adapters.__name__}.{module}")
+        for name, attribute in sorted(cast("Mapping[str, str]", loaded.SUBJECTS).items()):
+            found[name] = f"{loaded.__name__}:{attribute}"
+    for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
+        found.setdefault(entry.name, entry.value)
+    return found
+
+
+def load(spec: str, extra: Mapping[str, str] | None = None) -> Subject:
+    """Import a subject.
+
+    Args:
+        spec: `NAME`, `module:attr` or `path/to/file.py:attr`.
+        extra: more names, from the hook `pytest_flowcheck_subjects`.
+
+    Raises:
+        UsageError: it does not exist or is no subject; one line that says what to write instead.
+    """
+    names = {**registered(), **(extra or {})}
+    where = names.get(spec, spec)
+    match = _SPEC.fullmatch(where)
+    if match is None:
+        near = get_close_matches(spec, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(sorted(names))}"
+        raise UsageError(f"no subject {spec!r}: {hint} Anything else is written module:attr or file.py:attr")
+    target = _attribute(spec, _module(spec, match["module"]), match["attr"])
+    return _understand(spec, where, target)
+
+
+def _module(spec: str, name: str) -> Any:
+    if name.endswith(".py"):
+        return _module_from_file(spec, Path(name))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name != missing and not name.startswith(missing + "."):
+            raise UsageError(f"subject {spec!r}: importing {name} failed, because it needs the missing module {missing!r}") from error
+        raise UsageError(
+            f"subject {spec!r}: no module {missing!r} on sys.path; install it, or run pytest from the folder that holds it"
+        ) from error
+    except Exception as error:
+        raise UsageError(f"subject {spec!r}: importing {name} raised {_one_line(error)}") from error
+
+
+def _module_from_file(spec: str, path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"subject {spec!r}: no file {str(path)!r} (looked in {Path.cwd()})")
+    name = path.stem
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    # Imported under its own name with its folder on the path, so that worker processes can import it again when they
+    # unpickle what it defines.
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    found = importlib.util.spec_from_file_location(name, path.resolve())
+    if found is None or found.loader is None:
+        raise UsageError(f"subject {spec!r}: {str(path)!r} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"subject {spec!r}: {path.name} raised {_one_line(error)}") from error
+    return module
+
+
+def _attribute(spec: str, module: Any, path: str) -> Any:
+    value = module
+    for part in path.split("."):
+        if not hasattr(value, part):
+            near = get_close_matches(part, dir(value), n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"subject {spec!r}: {module.__name__} has no attribute {part!r}{hint}")
+        value = getattr(value, part)
+    return value
+
+
+def _understand(spec: str, where: str, target: Any) -> Subject:
+    if inspect.isclass(target) and hasattr(target, "claims"):
+        return _adapter(spec, where, target)
+    if isinstance(target, Executor) or (callable(getattr(target, "submit", None)) and not inspect.isclass(target)):
+        raise UsageError(
+            f"subject {spec!r} is an executor that is already open; rules need fresh ones: give its class, or a function "
+            "that takes max_workers and returns one"
+        )
+    if not callable(target):
+        raise UsageError(f"subject {spec!r} is {_a(target)}; expected an Executor class, a factory that takes max_workers, or an adapter")
+    return _bare(spec, where, target)
+
+
+def _adapter(spec: str, where: str, cls: Any) -> Subject:
+    try:
+        adapter = cls()
+    except Exception as error:
+        raise UsageError(f"subject {spec!r}: {cls.__name__}() raised {_one_line(error)}; an adapter is made without arguments") from error
+    claims = {facet: frozenset(capabilities) for facet, capabilities in dict(adapter.claims).items()}
+    for facet, capabilities in claims.items():
+        if not callable(getattr(adapter, facet, None)):
+            raise UsageError(f"subject {spec!r} claims the facet {facet!r} but has no method {facet}()")
+        _check_capabilities(spec, facet, capabilities)
+    return Subject(
+        name=str(getattr(adapter, "name", "") or cls.__name__),
+        version=str(getattr(adapter, "version", "") or _version(cls.__module__)),
+        spec=where,
+        claims=claims,
+        declares=dict(getattr(adapter, "declares", {})),
+        is_adapter=True,
+        target=adapter,
+    )
+
+
+def _check_capabilities(spec: str, facet: str, claimed: AbstractSet[str]) -> None:
+    name = f"pytest_flowcheck.protocols.{facet}"
+    if importlib.util.find_spec(name) is None:
+        return  # a third party's facet: its own suite knows its capabilities
+    module = importlib.import_module(name)
+    known = {*module.CAPABILITIES, *module.TRAITS}
+    for capability in sorted(claimed - known):
+        near = get_close_matches(capability, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"{facet} has: {', '.join(sorted(known))}"
+        raise UsageError(f"subject {spec!r} claims an unknown capability {capability!r} of {facet}; {hint}")
+
+
+def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
+    parameters = _check_signature(spec, target)
+    extra = frozenset(cast("AbstractSet[str]", getattr(target, "flowcheck_claims", frozenset[str]())))
+    _check_capabilities(spec, "executor", extra)
+    offered = {"initializer"} & parameters
+    return Subject(
+        name=_name(where, target),
+        version=_version(getattr(target, "__module__", "") or where.split(":")[0]),
+        spec=where,
+        claims={"executor": extra},
+        declares={"executor": dict(getattr(target, "flowcheck_declares", {}))},
+        unclaimed=tuple(sorted(offered - extra)),
+        target=target,
+    )
+
+
+def _check_signature(spec: str, target: Callable[..., Any]) -> set[str]:
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return set()  # a builtin that tells nothing: the first call will
+    try:
+        signature.bind(max_workers=1)
+    except TypeError as error:
+        raise UsageError(
+            f"subject {spec!r} can't be called with max_workers=1 ({error}); its signature is {signature}: "
+            "give an Executor class or a factory that takes max_workers"
+        ) from error
+    return set(signature.parameters)
+
+
+def _name(where: str, target: Any) -> str:
+    return str(getattr(target, "__name__", "") or where.rpartition(":")[2])
+
+
+def _version(module: str) -> str:
+    """The distribution's version, Python's for the standard library, else `unknown`."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return platform.python_version()
+    for distribution in metadata.packages_distributions().get(top, ()):
+        return metadata.version(distribution)
+    return "unknown"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def first_probe(subject: Subject) -> Subject:
+    """Open a bare executor once, run one task, and claim `threads` or `process` by the pid that it ran in.
+
+    An adapter says so itself and is returned unchanged. Blocks for as long as the subject does: call it where a hang
+    is contained.
+
+    Raises:
+        UsageError: it can't be opened, or what it gives is no executor.
+    """
+    if subject.is_adapter:
+        return subject
+    import os
+
+    try:
+        with subject.open_executor(max_workers=1) as executor:
+            future: Any = executor.submit(os.getpid)
+            if not isinstance(future, Future):
+                raise UsageError(
+                    f"subject {subject.spec!r}: submit returned {_a(future)}; expected a concurrent.futures.Future "
+                    "(an engine with another interface needs an adapter)"
+                )
+            pid = cast("Future[int]", future).result()
+    except AdapterError as error:
+        raise UsageError(f"subject {subject.spec!r}: {error}") from error
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"subject {subject.spec!r}: opening it with max_workers=1 and running one task raised {_one_line(error)}") from error
+    sort = "threads" if pid == os.getpid() else "process"
+    return with_claims(subject, {"executor": frozenset(subject.claims["executor"]) | {sort}})
+
+
+def with_claims(subject: Subject, claims: Mapping[str, AbstractSet[str]]) -> Subject:
+    """The same subject with the claims that a child process found out."""
+    from dataclasses import replace
+
+    return replace(subject, claims=claims)
