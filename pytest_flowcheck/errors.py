@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pytest_flowcheck.probes.timeline import Event
 
 Grade = Literal["proven", "observed"]
 """How sure the evidence is: kernel state showed that nothing can happen any more, or it was merely seen not to."""
@@ -52,6 +55,7 @@ class Violated(Judgement):
         super().__init__(facts)
         self.facts, self.expected, self.proof, self.grade = facts, expected, proof, grade
         self.hung, self.leaked = hung, leaked
+        self.events: tuple[Event, ...] | None = None
 
 
 class Inconclusive(Judgement):

@@ -123,6 +123,7 @@ class Lab:
     @contextmanager
     def executor(self, max_workers: int, **options: Any) -> Iterator[Executor]:
         """A fresh executor of the subject. Leaving opens every gate first, then leaves the executor's own `with`."""
+        self.gates.shut_all()
         with self.subject.open_executor(max_workers=max_workers, **options) as executor:
             try:
                 yield executor
@@ -218,10 +219,10 @@ class Lab:
             self._blame_broken_tasks(what)
             if needs is not None:
                 raise Inconclusive(f"{what}: that can never happen with this subject, so {needs} is broken first", because_of=needs)
-            raise Violated(
+            raise self._violated(
                 f"it never came about that {what}",
                 expected=expected or what,
-                proof=PROVEN_STILL + ("\n" + "\n".join(request.waits) if request.waits else ""),
+                proof="\n".join([PROVEN_STILL, *request.waits]),
                 hung=hung,
             )
         raise Inconclusive(f"{what}: not seen, and not proven impossible either ({request.reason})", because_of=needs)
@@ -281,7 +282,13 @@ class Lab:
         if absence and self.grade == "observed":
             raise Inconclusive(f"{facts}; but that nothing more would happen was only observed ({self.observed_because})")
         proof = PROVEN_STILL if absence else "it is in the recorded history: what has happened can't be an accident of timing"
-        raise Violated(facts, expected=expected, proof=proof, leaked=leaked)
+        raise self._violated(facts, expected=expected, proof=proof, leaked=leaked)
+
+    def _violated(self, facts: str, **rest: Any) -> Violated:
+        """The judgement, with the history as it was when it fell: what the opened gates let happen later proves nothing."""
+        violated = Violated(facts, **rest)
+        violated.events = tuple(self.timeline.events)
+        return violated
 
     def submit(self, executor: Executor, name: str, *args: Any, gated: bool = True, does: Callable[..., Any] | None = None) -> Future[Any]:
         """Submit a new probe and remember its future, so that a task that fails by itself is blamed rightly."""

@@ -19,7 +19,7 @@ from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import AdapterError, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
-from pytest_flowcheck.proof import Harness, Observer, Sighting, State, descendants, helper_processes, wait_list
+from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
 
 if TYPE_CHECKING:
     from pytest_flowcheck.rules import Rule
@@ -93,7 +93,9 @@ def _remains(observer: Observer, threads_before: set[threading.Thread], children
     deadline = monotonic() + CALM
     while True:
         threads = [t for t in threading.enumerate() if not t.daemon and t not in threads_before]
-        children = set(descendants()) - children_before - helper_processes()
+        children = set(descendants()) - children_before
+        if children:
+            children -= {held.number for held in census().helpers if held.kind == "child process"}
         if not threads and not children:
             return False
         if observer.look().state is State.QUIESCENT or monotonic() > deadline:
@@ -139,7 +141,7 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
         if lab.request is not request or outcome.done:
             continue
         if sighting.state is State.QUIESCENT:
-            waits = wait_list(sighting, harness)
+            waits = _waits(sighting, harness)
             if request is None:
                 return _hang(lab, waits)
             lab.answer(request, "proven", "", waits)
@@ -147,16 +149,21 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
             continue
         late = _too_late(request, sighting, monotonic(), since, calm_since, patience)
         if late and request is not None:
-            lab.answer(request, "observed" if request.kind == "settle" else "gave up", _why_not(sighting), wait_list(sighting, harness))
+            lab.answer(request, "observed" if request.kind == "settle" else "gave up", _why_not(sighting), _waits(sighting, harness))
             pending = None
         elif late:
             return Inconclusive(
                 f"the subject did not come back within {patience:g} s of patience, and that it never will could not be "
-                f"proven ({_why_not(sighting)})\n" + "\n".join(wait_list(sighting, harness))
+                f"proven ({_why_not(sighting)})\n" + "\n".join(_waits(sighting, harness))
             )
         else:
             lab.timeline.poke()
             lab.asked.wait(LOOK_AGAIN)
+
+
+def _waits(sighting: Sighting, harness: Harness) -> list[str]:
+    """The wait list without the rule's own thread, which waits for the very thing that can't happen."""
+    return [line for line in wait_list(sighting, harness) if not line.startswith("thread 'flowcheck ")]
 
 
 def _too_late(request: Request | None, sighting: Sighting, now: float, since: float, calm_since: float, patience: float) -> bool:
@@ -234,7 +241,7 @@ def tell(rule: Rule, lab: Lab, error: Violated) -> str:
     lines = [f"{rule.id} {rule.sentence}", "", f"What it did:   {error.facts}"]
     if lab.example:
         lines += ["", "Scenario:", *(f"    {line}" for line in lab.example.splitlines())]
-    if events := lab.timeline.events:
+    if events := lab.timeline.events if error.events is None else error.events:
         lines += ["", "In order:", *(f"  {event}" for event in _abridged(list(map(str, events))))]
     lines += ["", f"Expected:      {error.expected}", f"Why proof:     {_indent(error.proof)}", f"Usual cause:   {rule.usual_cause}"]
     return "\n".join(lines)
