@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, Violated
 from pytest_flowcheck.probes import probe as probes
-from pytest_flowcheck.probes import wire
 from pytest_flowcheck.probes.gates import Gates
 from pytest_flowcheck.probes.timeline import Timeline
 
@@ -93,7 +92,7 @@ class Lab:
 
     def __init__(self, subject: Subject, *, seed: int = 0, adopt: Callable[[int], None] = lambda _: None) -> None:
         self.subject, self.seed = subject, seed
-        self.token = probes.register(self)
+        self.benches: list[probes.Bench] = []
         self.grade: Grade = "proven"
         self.observed_because = ""
         self.judgement: Judgement | None = None
@@ -106,6 +105,7 @@ class Lab:
 
     def _begin(self) -> None:
         self.timeline, self.gates = Timeline(), Gates()
+        self.benches.append(probes.Bench(self.timeline, self.gates))
         self.futures: dict[str, Future[Any]] = {}
 
     def fresh(self) -> None:
@@ -138,22 +138,7 @@ class Lab:
 
     def probe(self, name: str, does: Callable[..., Any] | None = None, *, gated: bool = True) -> probes.Probe:
         """A body named `name`; see `Probe`. `does` must be importable where the subject runs in other processes."""
-        return probes.Probe(self, name, does, gated=gated)
-
-    @property
-    def address(self) -> wire.Address:
-        """Where probes in other processes report; starts the server at first use."""
-        desk = wire.server(self._adopt)
-        desk.desks[self.token] = self
-        return desk.address
-
-    def report(self, kind: Any, probe: str, pid: int, tid: int, thread: str) -> None:
-        """A probe in another process did something. (`wire.Desk`)"""
-        self.timeline.append(kind, probe, pid, tid, thread)
-
-    def when_open(self, probe: str, release: Callable[[], None]) -> None:
-        """A probe in another process waits at its gate. (`wire.Desk`)"""
-        self.gates.when_open(probe, release)
+        return probes.Probe(self.benches[-1], name, does, gated=gated, adopt=self._adopt)
 
     def open(self, *names: str) -> None:
         """Let these probe calls go."""

@@ -11,16 +11,34 @@ from weakref import WeakValueDictionary
 from pytest_flowcheck.probes import wire
 
 if TYPE_CHECKING:
-    from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.probes.gates import Gates
+    from pytest_flowcheck.probes.timeline import Timeline
 
-_labs: WeakValueDictionary[str, Lab] = WeakValueDictionary()
+
+class Bench:
+    """Where the probes of one scenario report and wait. A probe that comes late finds its own bench, never the next one's."""
+
+    def __init__(self, timeline: Timeline, gates: Gates) -> None:
+        self.timeline, self.gates = timeline, gates
+        self.token = secrets.token_hex(8)
+        _benches[self.token] = self
+
+    def report(self, kind: Any, probe: str, pid: int, tid: int, thread: str) -> None:
+        """A probe in another process did something. (`wire.Desk`)"""
+        self.timeline.append(kind, probe, pid, tid, thread)
+
+    def when_open(self, probe: str, release: Callable[[], None]) -> None:
+        """A probe in another process waits at its gate. (`wire.Desk`)"""
+        self.gates.when_open(probe, release)
+
+    def address(self, adopt: Callable[[int], None]) -> wire.Address:
+        """Where probes of this bench report from other processes; starts the server at the first use."""
+        desk = wire.server(adopt)
+        desk.desks[self.token] = self
+        return desk.address
 
 
-def register(lab: Lab) -> str:
-    """Give the lab a name by which pickled probes find it again."""
-    token = secrets.token_hex(8)
-    _labs[token] = lab
-    return token
+_benches: WeakValueDictionary[str, Bench] = WeakValueDictionary()
 
 
 def call_name(name: str, args: tuple[Any, ...]) -> str:
@@ -36,8 +54,16 @@ class Probe:
     returns, or else the name of the call, so that every call has a result of its own.
     """
 
-    def __init__(self, lab: Lab, name: str, does: Callable[..., Any] | None = None, *, gated: bool = True) -> None:
-        self._token, self._owner = lab.token, os.getpid()
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        does: Callable[..., Any] | None = None,
+        *,
+        gated: bool = True,
+        adopt: Callable[[int], None] | None = None,
+    ) -> None:
+        self._token, self._owner, self._adopt = bench.token, os.getpid(), adopt or _ignore
         self._does, self._gated = does, gated
         self._address: wire.Address | None = None
         self.name = name
@@ -47,26 +73,26 @@ class Probe:
         return f"<probe {self.name}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        lab = _labs.get(self._token) if os.getpid() == self._owner else None
-        address = lab.address if lab is not None else self._address
+        bench = _benches.get(self._token) if os.getpid() == self._owner else None
+        address = bench.address(self._adopt) if bench is not None else self._address
         return _revive, (self._token, self._owner, self.name, self._does, self._gated, address)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = call_name(self.name, args)
         if os.getpid() != self._owner:
             return self._call_remotely(call, args, kwargs)
-        lab = _labs.get(self._token)
-        if lab is None:
+        bench = _benches.get(self._token)
+        if bench is None:
             return call  # its rule is over: nobody listens any more
-        lab.timeline.here("started", call)
+        bench.timeline.here("started", call)
         if self._gated:
-            lab.gates.wait(call)
+            bench.gates.wait(call)
         try:
             value = self._does(*args, **kwargs) if self._does else call
         except BaseException:
-            lab.timeline.here("raised", call)
+            bench.timeline.here("raised", call)
             raise
-        lab.timeline.here("ended", call)
+        bench.timeline.here("ended", call)
         return value
 
     def _call_remotely(self, call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -85,26 +111,31 @@ class Probe:
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """The same on a loop: suspends at the gate, honours cancellation there (which counts as *raised*)."""
         call = call_name(self.name, args)
-        lab = _labs.get(self._token)
-        if lab is None or os.getpid() != self._owner:
+        bench = _benches.get(self._token)
+        if bench is None or os.getpid() != self._owner:
             return self(*args, **kwargs)
-        lab.timeline.here("started", call)
+        bench.timeline.here("started", call)
         try:
             if self._gated:
-                await lab.gates.wait_async(call)
+                await bench.gates.wait_async(call)
             value = self._does(*args, **kwargs) if self._does else call
         except BaseException:
-            lab.timeline.here("raised", call)
+            bench.timeline.here("raised", call)
             raise
-        lab.timeline.here("ended", call)
+        bench.timeline.here("ended", call)
         return value
 
 
 def _revive(
     token: str, owner: int, name: str, does: Callable[..., Any] | None, gated: bool, address: wire.Address | None
 ) -> Probe:
-    """Unpickle: a double that finds the lab by its token in the owner's process, or reports over the wire elsewhere."""
+    """Unpickle: a double that finds the bench by its token in the owner's process, or reports over the wire elsewhere."""
     probe = Probe.__new__(Probe)
+    probe._adopt = _ignore
     probe._token, probe._owner, probe._does, probe._gated, probe._address = token, owner, does, gated, address
     probe.name = probe.__name__ = probe.__qualname__ = name
     return probe
+
+
+def _ignore(_: int) -> None:
+    """Where nobody asks whose threads are whose."""

@@ -2,10 +2,10 @@
 
     probe in a worker process                    server thread of the kit
       connect, prove knowledge of the key  --->    (HMAC over a fresh nonce)
-      ["started", lab, probe, who]         --->    timeline.append
+      ["started", bench, probe, who]         --->    timeline.append
                                            <---    ["go"], once the gate is open
       ... the task's own work ...
-      ["ended", lab, probe, who]           --->    timeline.append
+      ["ended", bench, probe, who]           --->    timeline.append
                                            <---    ["go"]: only now does the task return
 
 *Guarantees.* "Ended" is on the timeline before the subject can learn that the task is done. A worker that dies with a
@@ -36,7 +36,7 @@ _LARGEST: Final = 1 << 16
 
 
 class Desk(Protocol):
-    """Who answers for one lab."""
+    """Who answers for one bench."""
 
     def report(self, kind: str, probe: str, pid: int, tid: int, thread: str) -> None: ...
     def when_open(self, probe: str, release: Callable[[], None]) -> None: ...
@@ -50,20 +50,20 @@ class Address:
     key: bytes = field(repr=False)
 
 
-def exchange(address: Address, lab: str, probe: str) -> Line:
+def exchange(address: Address, bench: str, probe: str) -> Line:
     """Open a line to the server for one call of one probe.
 
     Raises:
         ConnectionError: the kit's process is gone.
     """
-    return Line(address, lab, probe)
+    return Line(address, bench, probe)
 
 
 class Line:
     """One probe call's connection. Use as a context manager; closing it without a last word means *lost*."""
 
-    def __init__(self, address: Address, lab: str, probe: str) -> None:
-        self._lab, self._probe = lab, probe
+    def __init__(self, address: Address, bench: str, probe: str) -> None:
+        self._bench, self._probe = bench, probe
         self._socket = socket.create_connection(("127.0.0.1", address.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         nonce = _read_exactly(self._socket, _NONCE)
@@ -78,7 +78,7 @@ class Line:
     def say(self, kind: str) -> None:
         """Report, and wait for the answer: for `started` it comes when the gate opens."""
         thread = threading.current_thread().name
-        message = [kind, self._lab, self._probe, os.getpid(), threading.get_native_id(), thread]
+        message = [kind, self._bench, self._probe, os.getpid(), threading.get_native_id(), thread]
         body = json.dumps(message).encode()
         self._socket.sendall(_HEADER.pack(len(body)) + body)
         _read_exactly(self._socket, 1)
@@ -106,7 +106,7 @@ class _Client:
 class Server:
     """The one probe server of this process, made when first a probe leaves for another process.
 
-    `desks`: who answers for which lab; a probe whose lab is over is let go at once, so that no worker stays stuck.
+    `desks`: who answers for which bench; a probe whose bench is gone is let go at once, so that no worker stays stuck.
     """
 
     def __init__(self, adopt: Callable[[int], None] = lambda _: None) -> None:
@@ -190,10 +190,10 @@ class Server:
         return message
 
     def _answer(self, client: _Client, message: list[Any]) -> None:
-        kind, lab, probe, pid, tid, thread = message
-        desk = self.desks.get(lab)
+        kind, bench, probe, pid, tid, thread = message
+        desk = self.desks.get(bench)
         gated, kind = kind == "started", kind.removesuffix("-free")
-        client.in_flight = (lab, probe) if kind == "started" else None
+        client.in_flight = (bench, probe) if kind == "started" else None
         if desk is None:
             self._send(client, b"g")
             return
@@ -218,8 +218,8 @@ class Server:
         self._selector.unregister(client.socket)
         client.socket.close()
         if client.in_flight is not None:
-            lab, probe = client.in_flight
-            if (desk := self.desks.get(lab)) is not None:
+            bench, probe = client.in_flight
+            if (desk := self.desks.get(bench)) is not None:
                 desk.report("lost", probe, 0, 0, "")
 
 

@@ -191,7 +191,8 @@ def _hang(lab: Lab, waits: list[str]) -> Violated:
 def _close_desk(lab: Lab) -> None:
     """Probes that report from now on find nobody: they are let go at once."""
     if (server := wire.current()) is not None:
-        server.desks.pop(lab.token, None)
+        for bench in lab.benches:
+            server.desks.pop(bench.token, None)
 
 
 def _sentence(rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None) -> tuple[Verdict, str, str]:

@@ -18,6 +18,9 @@ class Thing:
     def __init__(self, label: str = "thing") -> None:
         self.label = label
 
+    def __repr__(self) -> str:
+        return f"<{self.label}>"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Thing) and other.label == self.label
 

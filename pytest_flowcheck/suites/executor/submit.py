@@ -113,6 +113,8 @@ def any_base_exception_stays_with_its_task(lab: Lab) -> None:
     Source: CPython `concurrent.futures.thread._WorkItem.run` catches BaseException.
     """
     with lab.executor(max_workers=2) as executor:
+        hold_all(lab, executor, 2)
+        lab.open("hold 0", "hold 1")
         # as many of each as there are workers, so that a pool that loses one worker each time is empty at the end
         for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
             for turn in range(2):
