@@ -1,13 +1,13 @@
 """The kit's own errors. What a *subject* may raise is in `protocols`.
 
-    Exception
-     ├─ FlowcheckError      something asked of the kit makes no sense; one clear line, no traceback
-     │   ├─ UsageError      a bad option, subject, rule or folder: exit code 4
-     │   └─ AdapterError    the adapter itself is broken: its rules read ADAPTER-ERROR, the others go on
-     └─ Judgement           a rule has come to an end before its last line
-         ├─ Violated        the sentence does not hold: presence, or absence that was proven
-         ├─ Inconclusive    neither shown nor refuted: no proof was possible here
-         └─ NotTestable     this machine, or the subject's own terms, can't express the question
+Exception
+ ├─ FlowcheckError      something asked of the kit makes no sense; one clear line, no traceback
+ │   ├─ UsageError      a bad option, subject, rule or folder: exit code 4
+ │   └─ AdapterError    the adapter itself is broken: its rules read ADAPTER-ERROR, the others go on
+ └─ Judgement           a rule has come to an end before its last line
+     ├─ Violated        the sentence does not hold: presence, or absence that was proven
+     ├─ Inconclusive    neither shown nor refuted: no proof was possible here
+     └─ NotTestable     this machine, or the subject's own terms, can't express the question
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AdapterError(FlowcheckError):
     """The adapter broke its side of the protocol; nothing can be said of the subject behind it."""
 
 
-class Judgement(Exception):  # noqa: N818 - a verdict, not an error of the program
+class Judgement(Exception):
     """Ends a rule. Never raised towards the subject."""
 
 
@@ -50,7 +50,14 @@ class Violated(Judgement):
     """
 
     def __init__(
-        self, facts: str, *, expected: str, proof: str, grade: Grade = "proven", hung: bool = False, leaked: bool = False
+        self,
+        facts: str,
+        *,
+        expected: str,
+        proof: str,
+        grade: Grade = "proven",
+        hung: bool = False,
+        leaked: bool = False,
     ) -> None:
         super().__init__(facts)
         self.facts, self.expected, self.proof, self.grade = facts, expected, proof, grade

@@ -67,7 +67,7 @@ def rule(
     *capabilities: str,
     should: bool = False,
     cluster: Level | Literal["exempt"] | None = None,
-    property: bool = False,  # noqa: A002 - the word of the specification
+    property: bool = False,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Declare the function below as the judge of `rule_id`.
 
@@ -93,7 +93,9 @@ def rule(
         for paragraph in paragraphs:
             name, _, body = paragraph.partition(":")
             if name not in sections:
-                raise ValueError(f"{rule_id}: unknown section {name!r} in its docstring; expected {', '.join(_SECTIONS)}")
+                raise ValueError(
+                    f"{rule_id}: unknown section {name!r} in its docstring; expected {', '.join(_SECTIONS)}"
+                )
             sections[name] = " ".join(body.split())
         if not sentence or not all(sections.values()):
             empty = [name for name, body in sections.items() if not body]
@@ -136,7 +138,9 @@ def rules_of(module: ModuleType) -> list[Rule]:
             if declared is None or value.__module__ != part.__name__:
                 continue
             if declared.id in found:
-                raise ValueError(f"{declared.id} is declared twice, in {part.__name__} and {found[declared.id].function.__module__}")
+                raise ValueError(
+                    f"{declared.id} is declared twice, in {part.__name__} and {found[declared.id].function.__module__}"
+                )
             found[declared.id] = declared
     return sorted(found.values())
 
@@ -169,7 +173,9 @@ def find_rules(ids: Iterable[str], among: Iterable[Rule]) -> list[Rule]:
     for wanted in ids:
         name = wanted.strip().upper()
         if name not in known:
-            near = get_close_matches(name, known, n=3, cutoff=0.5)
+            match = re.fullmatch(r"([A-Z]+)[-_ ]?0*(\d+)", name)
+            meant = f"{match[1]}-{int(match[2]):02}" if match else ""
+            near = [meant] if meant in known else get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else "`pytest --flowcheck-list` shows every rule"
             raise UsageError(f"no rule {wanted!r}: {hint}")
         chosen.add(name)

@@ -13,7 +13,7 @@ import pkgutil
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager
@@ -57,7 +57,7 @@ class Subject:
         return self.declares.get(facet, {}).get(choice, default)
 
     @contextmanager
-    def open_executor(self, *, max_workers: int, **options: Any) -> Iterator[Executor]:
+    def open_executor(self, *, max_workers: int, **options: Any) -> Generator[Executor]:
         """A fresh executor. Leaving leaves its own `with` block.
 
         Raises:
@@ -68,10 +68,14 @@ class Subject:
         opened = opener(max_workers=max_workers, **options)
         manager = cast("AbstractContextManager[Executor]", opened)
         if not hasattr(opened, "__enter__") or not hasattr(opened, "__exit__"):
-            raise AdapterError(f"{self.spec} gave {_a(opened)}; expected an executor, or a context manager that gives one")
+            raise AdapterError(
+                f"{self.spec} gave {_a(opened)}; expected an executor, or a context manager that gives one"
+            )
         with manager as executor:
             if not callable(getattr(executor, "submit", None)):
-                raise AdapterError(f"{self.spec} opened {_a(executor)}; expected an object with submit, map and shutdown")
+                raise AdapterError(
+                    f"{self.spec} opened {_a(executor)}; expected an object with submit, map and shutdown"
+                )
             yield executor
 
     def make_executor(self, *, max_workers: int, **options: Any) -> Executor:
@@ -83,7 +87,9 @@ class Subject:
         opener: Callable[..., Any] = self.target.executor if self.is_adapter else self.target
         opened = opener(max_workers=max_workers, **options)
         if not callable(getattr(opened, "submit", None)):
-            raise NotTestable(f"{self.spec} opens a context manager around its executor, so none can be had without leaving it")
+            raise NotTestable(
+                f"{self.spec} opens a context manager around its executor, so none can be had without leaving it"
+            )
         return cast("Executor", opened)
 
 
@@ -135,7 +141,9 @@ def _module(spec: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
-            raise UsageError(f"subject {spec!r}: importing {name} failed, because it needs the missing module {missing!r}") from error
+            raise UsageError(
+                f"subject {spec!r}: importing {name} failed, because it needs the missing module {missing!r}"
+            ) from error
         raise UsageError(
             f"subject {spec!r}: no module {missing!r} on sys.path; install it, or run pytest from the folder that holds it"
         ) from error
@@ -187,7 +195,9 @@ def _understand(spec: str, where: str, target: Any) -> Subject:
             "that takes max_workers and returns one"
         )
     if not callable(target):
-        raise UsageError(f"subject {spec!r} is {_a(target)}; expected an Executor class, a factory that takes max_workers, or an adapter")
+        raise UsageError(
+            f"subject {spec!r} is {_a(target)}; expected an Executor class, a factory that takes max_workers, or an adapter"
+        )
     return _bare(spec, where, target)
 
 
@@ -195,7 +205,9 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
     try:
         adapter = cls()
     except Exception as error:
-        raise UsageError(f"subject {spec!r}: {cls.__name__}() raised {_one_line(error)}; an adapter is made without arguments") from error
+        raise UsageError(
+            f"subject {spec!r}: {cls.__name__}() raised {_one_line(error)}; an adapter is made without arguments"
+        ) from error
     claims = {facet: frozenset(capabilities) for facet, capabilities in dict(adapter.claims).items()}
     for facet, capabilities in claims.items():
         if not callable(getattr(adapter, facet, None)):
@@ -231,7 +243,7 @@ def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
     offered = {"initializer"} & parameters
     return Subject(
         name=_name(where, target),
-        version=_version(getattr(target, "__module__", "") or where.split(":")[0]),
+        version=_version(getattr(target, "__module__", "") or where.partition(":")[0]),
         spec=where,
         claims={"executor": extra},
         declares={"executor": dict(getattr(target, "flowcheck_declares", {}))},
@@ -301,7 +313,9 @@ def first_probe(subject: Subject) -> Subject:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"subject {subject.spec!r}: opening it with max_workers=1 and running one task raised {_one_line(error)}") from error
+        raise UsageError(
+            f"subject {subject.spec!r}: opening it with max_workers=1 and running one task raised {_one_line(error)}"
+        ) from error
     sort = "threads" if pid == os.getpid() else "process"
     return with_claims(subject, {"executor": frozenset(subject.claims["executor"]) | {sort}})
 

@@ -24,7 +24,9 @@ class Threads(Adapter):
 
     name = "stdlib-threads"
     version = platform.python_version()
-    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {"executor": frozenset({"threads", "cancel_futures", "initializer"})}
+    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {
+        "executor": frozenset({"threads", "cancel_futures", "initializer"})
+    }
 
     def executor(
         self, *, max_workers: int, initializer: Callable[..., Any] | None = None, initargs: tuple[Any, ...] = ()
@@ -37,7 +39,9 @@ class Processes(Adapter):
 
     name = "stdlib-processes"
     version = platform.python_version()
-    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {"executor": frozenset({"process", "cancel_futures", "initializer"})}
+    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {
+        "executor": frozenset({"process", "cancel_futures", "initializer"})
+    }
     start_method: ClassVar[str] = "spawn"
 
     def executor(

@@ -12,7 +12,7 @@ from pytest_flowcheck.errors import Grade
 class Verdict(enum.Enum):
     """The end of one rule on one subject."""
 
-    PASS = "PASS"  # noqa: S105 - a verdict
+    PASS = "PASS"
     VIOLATED = "VIOLATED"
     INCONCLUSIVE = "INCONCLUSIVE"
     HUNG = "HUNG"

@@ -1,8 +1,8 @@
 """What the kit hands to a subject, and how a rule steers it: probes, gates, the recorded history.
 
-    timeline.py  what happened, in order                gates.py  where probes wait until the rule lets them go
-    wire.py      the same two across processes          probe.py  the task body itself
-    lab.py       one rule's bench: all of the above, and `until` / `settle`, which end by proof
-    child.py     scenarios that need an interpreter of their own (exit, signals, fork)
-    forall.py    hypothesis properties over gated scenarios
+timeline.py  what happened, in order                gates.py  where probes wait until the rule lets them go
+wire.py      the same two across processes          probe.py  the task body itself
+lab.py       one rule's bench: all of the above, and `until` / `settle`, which end by proof
+child.py     scenarios that need an interpreter of their own (exit, signals, fork)
+forall.py    hypothesis properties over gated scenarios
 """

@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Child:
 
 
 @contextmanager
-def child(lab: Lab, scenario: Callable[..., None], *args: Any) -> Iterator[Child]:
+def child(lab: Lab, scenario: Callable[..., None], *args: Any) -> Generator[Child]:
     """Run `scenario(subject, *args)` in a fresh interpreter. Leaving kills it and all that it started."""
     subject = lab.subject
     message = pickle.dumps((sys.path, subject.spec, dict(subject.claims), scenario.__module__, scenario.__name__))
@@ -74,14 +74,14 @@ def child(lab: Lab, scenario: Callable[..., None], *args: Any) -> Iterator[Child
 def main() -> None:
     """The child's side: read what to run from stdin, run it, end like any program."""
     source = sys.stdin.buffer
-    path, spec, claims, module, name = pickle.load(source)  # noqa: S301 - written by our own parent
+    path, spec, claims, module, name = pickle.load(source)
     sys.path[:] = path
     import importlib
 
     from pytest_flowcheck import subjects
 
     subject = subjects.with_claims(subjects.load(spec), _claims(claims))
-    args = pickle.load(source)  # noqa: S301 - written by our own parent
+    args = pickle.load(source)
     getattr(importlib.import_module(module), name)(subject, *args)
 
 

@@ -21,7 +21,12 @@ SHRINK_BUDGET = 40
 
 
 def forall(
-    lab: Lab, scenario: Callable[[Any], None], strategy: SearchStrategy[Any], *, examples: int, describe: Callable[[Any], str] = repr
+    lab: Lab,
+    scenario: Callable[[Any], None],
+    strategy: SearchStrategy[Any],
+    *,
+    examples: int,
+    describe: Callable[[Any], str] = repr,
 ) -> None:
     """Run `scenario` on drawn examples, each with a fresh history, and raise the judgement of the smallest that fails.
 

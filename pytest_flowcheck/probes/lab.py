@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class Call(Generic[T]):
     def _run(self) -> None:
         try:
             self._value.append(self._function())
-        except BaseException as error:  # noqa: BLE001 - whatever the subject raises is what the rule asks about
+        except BaseException as error:
             self.error = error
         else:
             self.returned = True
@@ -121,7 +121,7 @@ class Lab:
         return any(capability in capabilities for capabilities in self.subject.claims.values())
 
     @contextmanager
-    def executor(self, max_workers: int, **options: Any) -> Iterator[Executor]:
+    def executor(self, max_workers: int, **options: Any) -> Generator[Executor]:
         """A fresh executor of the subject. Leaving opens every gate first, then leaves the executor's own `with`."""
         self.gates.shut_all()
         with self.subject.open_executor(max_workers=max_workers, **options) as executor:
@@ -203,7 +203,9 @@ class Lab:
         if request.answer == "proven":
             self._blame_broken_tasks(what)
             if needs is not None:
-                raise Inconclusive(f"{what}: that can never happen with this subject, so {needs} is broken first", because_of=needs)
+                raise Inconclusive(
+                    f"{what}: that can never happen with this subject, so {needs} is broken first", because_of=needs
+                )
             raise self._violated(
                 f"it never came about that {what}",
                 expected=expected or what,
@@ -247,7 +249,8 @@ class Lab:
         for name, future in self.futures.items():
             if future.done() and not future.cancelled() and (error := future.exception()) is not None:
                 raise Inconclusive(
-                    f"{what}: can never happen, because task {name!r} failed by itself with {error!r}", because_of="EXE-01"
+                    f"{what}: can never happen, because task {name!r} failed by itself with {error!r}",
+                    because_of="EXE-01",
                 )
 
     # --- judging -----------------------------------------------------------------------------------------------------
@@ -265,8 +268,14 @@ class Lab:
         if holds:
             return
         if absence and self.grade == "observed":
-            raise Inconclusive(f"{facts}; but that nothing more would happen was only observed ({self.observed_because})")
-        proof = PROVEN_STILL if absence else "it is in the recorded history: what has happened can't be an accident of timing"
+            raise Inconclusive(
+                f"{facts}; but that nothing more would happen was only observed ({self.observed_because})"
+            )
+        proof = (
+            PROVEN_STILL
+            if absence
+            else "it is in the recorded history: what has happened can't be an accident of timing"
+        )
         raise self._violated(facts, expected=expected, proof=proof, leaked=leaked)
 
     def _violated(self, facts: str, **rest: Any) -> Violated:
@@ -275,7 +284,9 @@ class Lab:
         violated.events = tuple(self.timeline.events)
         return violated
 
-    def submit(self, executor: Executor, name: str, *args: Any, gated: bool = True, does: Callable[..., Any] | None = None) -> Future[Any]:
+    def submit(
+        self, executor: Executor, name: str, *args: Any, gated: bool = True, does: Callable[..., Any] | None = None
+    ) -> Future[Any]:
         """Submit a new probe and remember its future, so that a task that fails by itself is blamed rightly."""
         task = self.probe(name, does, gated=gated)
         try:
@@ -291,9 +302,12 @@ class Lab:
         if not isinstance(future, Future):  # pyright: ignore[reportUnnecessaryIsInstance] - a subject may return anything
             raise AdapterError(f"submit returned {type(future).__name__}, expected a concurrent.futures.Future")
         self.futures[probes.call_name(name, args)] = future
-        # wakes a rule that waits for futures; the callback is the kit's, EXE-14 judges the subject's handling of its own
-        future.add_done_callback(lambda _: self.timeline.poke())
+        self.watch(future)
         return future
+
+    def watch(self, future: Future[Any]) -> None:
+        """Have waiting predicates asked again when the future is done; EXE-14 judges how a subject treats callbacks."""
+        future.add_done_callback(lambda _: self.timeline.poke())
 
     def finish(self, future: Future[T], what: str, *, needs: str | None = None) -> T:
         """The future's result, waiting by proof: HUNG if it can never be done. Raises what it raises."""

@@ -97,7 +97,9 @@ class Probe:
 
     def _call_remotely(self, call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._address is None:
-            raise RuntimeError(f"{self!r} was inherited by a fork; only a pickled probe can report from another process")
+            raise RuntimeError(
+                f"{self!r} was inherited by a fork; only a pickled probe can report from another process"
+            )
         with wire.exchange(self._address, self._token, call) as line:
             line.say("started" if self._gated else "started-free")
             try:
@@ -131,8 +133,7 @@ def _revive(
 ) -> Probe:
     """Unpickle: a double that finds the bench by its token in the owner's process, or reports over the wire elsewhere."""
     probe = Probe.__new__(Probe)
-    probe._adopt = _ignore
-    probe._token, probe._owner, probe._does, probe._gated, probe._address = token, owner, does, gated, address
+    vars(probe).update(_adopt=_ignore, _token=token, _owner=owner, _does=does, _gated=gated, _address=address)
     probe.name = probe.__name__ = probe.__qualname__ = name
     return probe
 

@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 _NONCE: Final = 16
 _DIGEST: Final = 32
@@ -69,7 +69,7 @@ class Line:
         nonce = _read_exactly(self._socket, _NONCE)
         self._socket.sendall(hmac.digest(address.key, nonce, "sha256"))
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -229,7 +229,7 @@ _server_lock = threading.Lock()
 
 def server(adopt: Callable[[int], None] = lambda _: None) -> Server:
     """The server of this process; made at the first call. `adopt` is told its native thread id then."""
-    global _server  # noqa: PLW0603 - one listener per process, as long as the process
+    global _server
     with _server_lock:
         if _server is None:
             _server = Server(adopt)

@@ -43,13 +43,13 @@ class Adapter:
     """Facet -> choice -> value, for rules that judge *as declared*; choices and defaults stand in the facet's `DECLARES`."""
 
     errors: ClassVar[ErrorMap] = {}
-    """The subject's own errors, by the kit's: `{TimeoutError: pebble.ProcessExpired, NotFound: FileNotFoundError}`."""
+    """The subject's own errors by the kit's, such as `pebble.ProcessExpired` for `TimeoutError`."""
 
     backends: ClassVar[Sequence[Backend]] = ("asyncio",)
     """Loops on which async instances (and client, tracing) are tried: one certificate column for each."""
 
     variables: ClassVar[Mapping[str, str]] = {}
-    """The setting's name -> the environment variable that overrides it: `{"max_workers": "DYNAMIQ_MAX_WORKERS"}`."""
+    """The environment variable that overrides a setting, such as `X_MAX_WORKERS` for `max_workers`."""
 
     def warm_up(self) -> None:
         """Pay once, before any rule runs, for what the first use costs (imports, compilation). Holds nothing open."""

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
-from pytest_flowcheck.errors import AdapterError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, NotTestable, Violated
 from pytest_flowcheck.probes import wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
@@ -83,8 +83,8 @@ def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 3
         grade=grade,
         seconds=round(monotonic() - began, 4),
         message=message,
-        evidence=_evidence(lab, hang),
-        poisoned=verdict is Verdict.HUNG or _remains(observer, threads_before, children_before),
+        evidence=_evidence(lab, outcome, hang),
+        poisoned=verdict is Verdict.HUNG or driver.is_alive() or _remains(observer, threads_before, children_before),
     )
 
 
@@ -108,7 +108,7 @@ def _drive(rule: Rule, lab: Lab, outcome: Outcome) -> None:
         lab.probes_ran += len(lab.timeline.of("started"))
         if not lab.probes_ran:
             raise RuntimeError(f"{rule.id} came to its end although none of its probes ran")
-    except BaseException as error:  # noqa: BLE001 - every end of a rule is a finding
+    except BaseException as error:
         outcome.error = error
     finally:
         lab.open_all()
@@ -118,7 +118,9 @@ def _drive(rule: Rule, lab: Lab, outcome: Outcome) -> None:
         lab.asked.set()
 
 
-def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, patience: float) -> Violated | Inconclusive | None:
+def _watch(
+    lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, patience: float
+) -> Violated | Inconclusive | None:
     """Until the driver is done: answer its requests. Returns the finding if it never will be."""
     pending: Request | None = None
     since = calm_since = monotonic()
@@ -149,7 +151,12 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
             continue
         late = _too_late(request, sighting, monotonic(), since, calm_since, patience)
         if late and request is not None:
-            lab.answer(request, "observed" if request.kind == "settle" else "gave up", _why_not(sighting), _waits(sighting, harness))
+            lab.answer(
+                request,
+                "observed" if request.kind == "settle" else "gave up",
+                _why_not(sighting),
+                _waits(sighting, harness),
+            )
             pending = None
         elif late:
             return Inconclusive(
@@ -166,7 +173,9 @@ def _waits(sighting: Sighting, harness: Harness) -> list[str]:
     return [line for line in wait_list(sighting, harness) if not line.startswith("thread 'flowcheck ")]
 
 
-def _too_late(request: Request | None, sighting: Sighting, now: float, since: float, calm_since: float, patience: float) -> bool:
+def _too_late(
+    request: Request | None, sighting: Sighting, now: float, since: float, calm_since: float, patience: float
+) -> bool:
     if request is not None and request.kind == "settle" and sighting.state is not State.RUNNING:
         return now - calm_since > CALM
     if request is not None and request.kind == "settle":
@@ -195,7 +204,9 @@ def _close_desk(lab: Lab) -> None:
             server.desks.pop(bench.token, None)
 
 
-def _sentence(rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None) -> tuple[Verdict, str, str]:
+def _sentence(
+    rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None
+) -> tuple[Verdict, str, Grade]:
     """Verdict, message and grade."""
     error = lab.judgement or hang or outcome.error
     if error is None:
@@ -213,7 +224,7 @@ def _sentence(rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclus
     return _unforeseen(rule, lab, error)
 
 
-def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, str]:
+def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, Grade]:
     """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
     frames = traceback.extract_tb(error.__traceback__)
     story = "".join(traceback.format_exception(error))
@@ -244,7 +255,12 @@ def tell(rule: Rule, lab: Lab, error: Violated) -> str:
         lines += ["", "Scenario:", *(f"    {line}" for line in lab.example.splitlines())]
     if events := lab.timeline.events if error.events is None else error.events:
         lines += ["", "In order:", *(f"  {event}" for event in _abridged(list(map(str, events))))]
-    lines += ["", f"Expected:      {error.expected}", f"Why proof:     {_indent(error.proof)}", f"Usual cause:   {rule.usual_cause}"]
+    lines += [
+        "",
+        f"Expected:      {error.expected}",
+        f"Why proof:     {_indent(error.proof)}",
+        f"Usual cause:   {rule.usual_cause}",
+    ]
     return "\n".join(lines)
 
 
@@ -260,7 +276,7 @@ def _indent(text: str) -> str:
     return "\n".join([first, *(f"    {line}" for line in rest)])
 
 
-def _evidence(lab: Lab, hang: Violated | Inconclusive | None) -> dict[str, object]:
+def _evidence(lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None) -> dict[str, object]:
     evidence: dict[str, object] = {
         "probes_ran": max(lab.probes_ran, len(lab.timeline.of("started"))),
         "events": [
@@ -274,6 +290,7 @@ def _evidence(lab: Lab, hang: Violated | Inconclusive | None) -> dict[str, objec
         evidence["observed_because"] = lab.observed_because
     if hang is not None:
         evidence["hang"] = str(hang)
+    error = lab.judgement or hang or outcome.error
+    if isinstance(error, Inconclusive) and error.because_of is not None:
+        evidence["because_of"] = error.because_of
     return evidence
-
-

@@ -30,7 +30,9 @@ def hold_all(lab: Lab, executor: Executor, workers: int, name: str = "hold") -> 
     """
     futures = [lab.submit(executor, f"{name} {i}") for i in range(workers)]
     wanted = {f"{name} {i}" for i in range(workers)}
-    lab.until(lambda: wanted <= set(lab.live()), f"{workers} gated tasks are in flight on {workers} workers", needs="EXE-03")
+    lab.until(
+        lambda: wanted <= set(lab.live()), f"{workers} gated tasks are in flight on {workers} workers", needs="EXE-03"
+    )
     return futures
 
 

@@ -32,7 +32,9 @@ def callbacks_run_once_in_order(lab: Lab) -> None:
         with lab.executor(max_workers=1) as executor:
             future = executor.submit(lab.probe(outcome, does))
 
-            def record(name: str, future: Future[Any] = future, seen: list[tuple[str, bool]] = seen) -> Callable[[Future[Any]], None]:
+            def record(
+                name: str, future: Future[Any] = future, seen: list[tuple[str, bool]] = seen
+            ) -> Callable[[Future[Any]], None]:
                 def callback(given: Future[Any]) -> None:
                     seen.append((name, given is future))
                     lab.note(f"callback {name} ran")
@@ -48,7 +50,11 @@ def callbacks_run_once_in_order(lab: Lab) -> None:
             lab.open(outcome)
             lab.until(lambda seen=seen: len(seen) >= 3, "all three callbacks run once the task is done")  # type: ignore[misc]
             future.add_done_callback(record("late"))
-            lab.check(("late", True) in seen, "a callback added to a done future had not run when add_done_callback returned", "it runs at once")
+            lab.check(
+                ("late", True) in seen,
+                "a callback added to a done future had not run when add_done_callback returned",
+                "it runs at once",
+            )
             after = executor.submit(lab.probe(f"after {outcome}", gated=False))
             lab.finish(after, "a task after the callback that raised")
             lab.settle()
@@ -87,4 +93,8 @@ def callbacks_may_use_the_executor(lab: Lab) -> None:
         future.add_done_callback(callback)
         lab.open_all()
         lab.until(lambda: len(done) >= 3, "the callback gets through submit, cancel and add_done_callback", hung=True)
-        lab.check(lab.finish(chained[0], "the task that the callback submitted") == "chained", "its result was lost", "'chained'")
+        lab.check(
+            lab.finish(chained[0], "the task that the callback submitted") == "chained",
+            "its result was lost",
+            "'chained'",
+        )

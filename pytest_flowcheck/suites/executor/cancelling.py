@@ -32,9 +32,7 @@ def cancel_means_what_it_says(lab: Lab) -> None:
         workers, chosen = drawn
         queued = 3 * workers + 5
         with lab.executor(max_workers=workers) as executor:
-            futures: dict[str, Future[Any]] = {}
-            for name, future in zip([f"hold {i}" for i in range(workers)], hold_all(lab, executor, workers), strict=True):
-                futures[name] = future
+            futures = {f"hold {i}": future for i, future in enumerate(hold_all(lab, executor, workers))}
             for i in range(queued):
                 futures[f"task {i}"] = lab.submit(executor, f"task {i}")
             deepest = f"task {queued - 1}"
@@ -43,11 +41,19 @@ def cancel_means_what_it_says(lab: Lab) -> None:
             lab.note(f"cancel() answered {answers}")
             states = {name: future.cancelled() for name, future in futures.items()}
             wrong = [n for n, answer in answers.items() if states[n] is not answer]
-            lab.check(not wrong, f"cancelled() disagrees with the answer of cancel() for {wrong}", "cancelled() is what cancel() answered")
+            lab.check(
+                not wrong,
+                f"cancelled() disagrees with the answer of cancel() for {wrong}",
+                "cancelled() is what cancel() answered",
+            )
             lab.open_all()
             lab.until(lambda: all(f.done() for f in futures.values()), "all futures are done", hung=True)
             _read_all(lab, futures, answers)
-        lab.check(answers[deepest], f"{deepest}, {queued} deep in the queue of {workers} workers, could not be cancelled", "cancel() returns True")
+        lab.check(
+            answers[deepest],
+            f"{deepest}, {queued} deep in the queue of {workers} workers, could not be cancelled",
+            "cancel() returns True",
+        )
 
     strategy = st.tuples(st.integers(1, 3), st.lists(st.integers(0, 13), max_size=6))
     forall(
@@ -55,7 +61,9 @@ def cancel_means_what_it_says(lab: Lab) -> None:
         scenario,
         strategy,
         examples=draws(lab, 20),
-        describe=lambda d: f"{d[0]} gated workers, {3 * d[0] + 5} tasks queued behind them; cancelled: {sorted(set(d[1]))}, a gated one, and the last",
+        describe=lambda d: (
+            f"{d[0]} gated workers, {3 * d[0] + 5} tasks queued behind them; cancelled: {sorted(set(d[1]))}, a gated one, and the last"
+        ),
     )
 
 
@@ -73,7 +81,9 @@ def _read_all(lab: Lab, futures: dict[str, Future[Any]], answers: dict[str, bool
             answer = f"cancel() answered {answers[name]}" if name in answers else "it was never cancelled"
             lab.check(got == expected, f"{name}: {answer}, yet {reader.__name__}() gave {got} ({value!r})", expected)
         if cancelled and not lab.claims("cluster"):
-            lab.check(name not in ran, f"{name}: cancel() answered True, yet the task ran", "a cancelled task never runs")
+            lab.check(
+                name not in ran, f"{name}: cancel() answered True, yet the task ran", "a cancelled task never runs"
+            )
         if not cancelled:
             lab.check(name in ran, f"{name} has a result but never ran", "it ran")
 

@@ -31,12 +31,18 @@ def the_initializer_comes_first(lab: Lab) -> None:
     workers = 2
     with lab.executor(max_workers=workers, initializer=tasks.initialise, initargs=("mark",)) as executor:
         futures = [lab.submit(executor, f"task {i}", does=tasks.marks) for i in range(workers)]
-        lab.until(lambda: len(lab.live()) == workers, f"{workers} tasks are in flight on {workers} workers", needs="EXE-03")
+        lab.until(
+            lambda: len(lab.live()) == workers, f"{workers} tasks are in flight on {workers} workers", needs="EXE-03"
+        )
         lab.open_all()
         futures += [lab.submit(executor, f"later {i}", gated=False, does=tasks.marks) for i in range(workers)]
         for i, future in enumerate(futures):
             got = lab.finish(future, f"task {i}")
-            lab.check(got == ("mark",), f"task {i} found its worker initialised {len(got)} times: {got}", "once, before its tasks")
+            lab.check(
+                got == ("mark",),
+                f"task {i} found its worker initialised {len(got)} times: {got}",
+                "once, before its tasks",
+            )
     _breaks(lab, tasks.fail_to_initialise)
 
 
@@ -64,7 +70,7 @@ def _submit_all(lab: Lab, executor: Any, pending: list[Future[Any]]) -> None:
     try:
         for i in range(4):
             future = executor.submit(lab.probe(f"pending {i}", gated=False))
-            future.add_done_callback(lambda _: lab.timeline.poke())
+            lab.watch(future)
             pending.append(future)
     except BrokenExecutor:
         lab.note(f"submit raised BrokenExecutor after {len(pending)} tasks")

@@ -99,7 +99,7 @@ def _run_and_drop(lab: Lab, executor: Executor) -> _Watched:
     argument = tasks.Thing("the argument")
     function = lab.probe("works", tasks.make_thing, gated=False)
     future = executor.submit(function, argument)
-    future.add_done_callback(lambda _: lab.timeline.poke())
+    lab.watch(future)
     result = lab.finish(future, "the task's future")
     return [
         ("the function", weakref.ref(function)),
@@ -112,7 +112,7 @@ def _run_and_drop(lab: Lab, executor: Executor) -> _Watched:
 def _fail_and_drop(lab: Lab, executor: Executor) -> _Watched:
     argument = tasks.Thing("the failing task's argument")
     future = executor.submit(lab.probe("fails", tasks.raise_task_error, gated=False), argument)
-    future.add_done_callback(lambda _: lab.timeline.poke())
+    lab.watch(future)
     lab.until(future.done, "the failing task's future is done", hung=True)
     error = future.exception(timeout=0)
     assert error is not None
@@ -129,7 +129,7 @@ def _cancel_and_drop(lab: Lab, executor: Executor) -> _Watched:
     behind = executor.submit(lab.probe("behind", gated=False))
     lab.open("holds")
     for waited in (*held, *fillers, behind):
-        waited.add_done_callback(lambda _: lab.timeline.poke())
+        lab.watch(waited)
         lab.until(waited.done, "the tasks around the cancelled one are done", hung=True)
     return [("the cancelled task's argument", weakref.ref(argument))]
 

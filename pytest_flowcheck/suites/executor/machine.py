@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hypothesis import strategies as st
@@ -63,16 +64,26 @@ def any_sequence_agrees_with_the_model(lab: Lab) -> None:
         with lab.executor(max_workers=workers) as executor:
             futures: dict[str, Future[Any]] = {}
             for step in steps:
-                lab.call(f"thread {step.thread}: {step.operation}", lambda step=step: _apply(lab, executor, model, futures, step)).result()  # type: ignore[misc]
+                apply = partial(_apply, lab, executor, model, futures, step)
+                lab.call(f"thread {step.thread}: {step.operation}", apply).result()
                 _bounded(lab, model)
             lab.open_all()
-            lab.until(lambda: all(f.done() for f in futures.values()), "every future is done once all gates are open", hung=True)
+            lab.until(
+                lambda: all(f.done() for f in futures.values()),
+                "every future is done once all gates are open",
+                hung=True,
+            )
             lab.call("shutdown(wait=True)", executor.shutdown).result()
             _bounded(lab, model)
             _compare(lab, model, futures)
 
     steps = st.lists(
-        st.builds(Step, st.sampled_from(("submit", "submit", "submit", "cancel", "open", "shutdown")), st.integers(0, 7), st.integers(0, 2)),
+        st.builds(
+            Step,
+            st.sampled_from(("submit", "submit", "submit", "cancel", "open", "shutdown")),
+            st.integers(0, 7),
+            st.integers(0, 2),
+        ),
         min_size=1,
         max_size=12,
     )
@@ -92,7 +103,7 @@ def _apply(lab: Lab, executor: Executor, model: Model, futures: dict[str, Future
         lab.check(not model.shut, "submit after shutdown gave a future", "RuntimeError")
         model.submitted.append(name)
         futures[name] = future
-        future.add_done_callback(lambda _: lab.timeline.poke())
+        lab.watch(future)
     elif step.operation == "shutdown":
         executor.shutdown(wait=False)
         model.shut = True
@@ -109,7 +120,9 @@ def _apply(lab: Lab, executor: Executor, model: Model, futures: dict[str, Future
         if answer:
             model.cancelled.add(name)
         else:
-            lab.check(name not in model.cancelled, f"cancel() of {name} answered True, and later False", "no state goes back")
+            lab.check(
+                name not in model.cancelled, f"cancel() of {name} answered True, and later False", "no state goes back"
+            )
 
 
 def _bounded(lab: Lab, model: Model) -> None:
@@ -125,14 +138,22 @@ def _compare(lab: Lab, model: Model, futures: dict[str, Future[Any]]) -> None:
     for name, future in futures.items():
         times = started.count(name)
         if name in model.cancelled:
-            lab.check(future.cancelled(), f"{name}: cancel() answered True, yet cancelled() is False at the end", "it stays cancelled")
-            lab.check(times == 0 or lab.claims("cluster"), f"{name}: cancel() answered True, yet it ran", "a cancelled task never runs")
+            lab.check(
+                future.cancelled(),
+                f"{name}: cancel() answered True, yet cancelled() is False at the end",
+                "it stays cancelled",
+            )
+            lab.check(
+                times == 0 or lab.claims("cluster"),
+                f"{name}: cancel() answered True, yet it ran",
+                "a cancelled task never runs",
+            )
             continue
         try:
             got = future.result(timeout=0)
         except CancelledError:
             got = "CancelledError, although cancel() never answered True"
-        except Exception as error:  # noqa: BLE001 - any error is the finding
+        except Exception as error:
             got = repr(error)
         lab.check(got == name, f"{name} gave {got}", "its own result")
         lab.check(times == 1, f"{name} started {times} times", "once")

@@ -37,7 +37,9 @@ def map_keeps_the_input_order(lab: Lab) -> None:
         with lab.executor(max_workers=count) as executor:
             item = lab.probe("item", does)
             reader = lab.call("reading map()", lambda: _read(executor.map(item, range(count), "abcdefgh")))
-            lab.until(lambda: len(lab.live()) == count, f"{count} items are in flight on {count} workers", needs="EXE-03")
+            lab.until(
+                lambda: len(lab.live()) == count, f"{count} items are in flight on {count} workers", needs="EXE-03"
+            )
             release(lab, [names[i] for i in order])
             got = reader.result()
         expected: list[Any] = [i if i != failing else f"TaskError({i})" for i in range(min(count, failing + 1))]
@@ -51,7 +53,11 @@ def map_keeps_the_input_order(lab: Lab) -> None:
         scenario,
         strategy,
         examples=draws(lab, 25),
-        describe=lambda d: f"completion order {list(d[0])}; item {d[1]} raises" if d[1] < len(d[0]) else f"completion order {list(d[0])}",
+        describe=lambda d: (
+            f"completion order {list(d[0])}; item {d[1]} raises"
+            if d[1] < len(d[0])
+            else f"completion order {list(d[0])}"
+        ),
     )
 
 
@@ -72,7 +78,7 @@ def _read(results: Iterator[Any]) -> list[Any]:
     seen: list[Any] = []
     try:
         for value in results:
-            seen.append(value)  # noqa: PERF402 - what came before the error counts
+            seen.append(value)
     except tasks.TaskError as error:
         seen.append(f"TaskError({error.args[0]})")
     return seen
@@ -104,12 +110,18 @@ def map_honours_its_timeout(lab: Lab) -> None:
         reader = lab.call("reading the first of map(timeout=0.1)", read_first)
         lab.until(lambda: bool(lab.live()), "the first item is in flight", needs="EXE-01")
         got = reader.result()
-        lab.check(got == "TimeoutError", f"reading an item that is gated {got}", "TimeoutError once the deadline has passed")
+        lab.check(
+            got == "TimeoutError", f"reading an item that is gated {got}", "TimeoutError once the deadline has passed"
+        )
         lab.open_all()
         lab.settle()
         ran = lab.started()
         last = f"item({count - 1})"
-        lab.check(last not in ran, f"after the timeout {len(ran)} of {count} items ran, {last} among them", "what was still queued is cancelled")
+        lab.check(
+            last not in ran,
+            f"after the timeout {len(ran)} of {count} items ran, {last} among them",
+            "what was still queued is cancelled",
+        )
 
 
 class _FailingInputs:
@@ -146,4 +158,8 @@ def an_input_that_raises_hangs_nothing(lab: Lab) -> None:
         got = lab.call("reading map() over a failing iterable", read).result()
         lab.check(got == "raised the input failed", f"map {got}", "the iterable's own TaskError('the input failed')")
         after = lab.submit(executor, "after", gated=False)
-        lab.check(lab.finish(after, "a task after it") == "after", "a later task gave another result", "the executor is usable")
+        lab.check(
+            lab.finish(after, "a task after it") == "after",
+            "a later task gave another result",
+            "the executor is usable",
+        )

@@ -63,12 +63,11 @@ def a_killed_worker_hangs_nothing(lab: Lab) -> None:
 
             def later() -> str:
                 try:
-                    future = executor.submit(lab.probe("later", gated=False))  # noqa: B023 - called before the loop goes on
-                except RuntimeError as error:  # BrokenExecutor is one
-                    return f"raised {error!r}"
-                future.add_done_callback(lambda _: lab.timeline.poke())
-                error = error_of(lab, future, "a task submitted after the death")
-                return f"ended with {error!r}"
+                    future = executor.submit(lab.probe("later", gated=False))
+                except RuntimeError as refusal:  # BrokenExecutor is one
+                    return f"raised {refusal!r}"
+                lab.watch(future)
+                return f"ended with {error_of(lab, future, 'a task submitted after the death')!r}"
 
             lab.note(f"a later submit {lab.call('a submit after the death', later).result()}")
 
@@ -117,9 +116,15 @@ def what_cannot_be_pickled_fails_alone(lab: Lab) -> None:
         for what, submit in cases:
             error = _error_of_submit(lab, executor, what, submit)
             lab.check(error is not None, f"{what} that can't be pickled gave a result", "an error")
-            lab.check(not neighbour.done(), f"{what} that can't be pickled ended the neighbour's future with it: {neighbour}", "no other future")
+            lab.check(
+                not neighbour.done(),
+                f"{what} that can't be pickled ended the neighbour's future with it: {neighbour}",
+                "no other future",
+            )
         lab.open_all()
-        lab.check(lab.finish(neighbour, "the neighbour task") == "neighbour", "the neighbour lost its result", "'neighbour'")
+        lab.check(
+            lab.finish(neighbour, "the neighbour task") == "neighbour", "the neighbour lost its result", "'neighbour'"
+        )
         after = lab.submit(executor, "after", gated=False)
         lab.check(lab.finish(after, "a later task") == "after", "a later task lost its result", "'after'")
 
@@ -130,13 +135,13 @@ def _error_of_submit(lab: Lab, executor: Any, what: str, submit: Callable[[Any],
     def attempt() -> Any:
         try:
             return submit(executor)
-        except Exception as error:  # noqa: BLE001 - refusing at once is as good as failing the future
+        except Exception as error:
             return error
 
     got = lab.call(f"submitting {what} that can't be pickled", attempt).result()
     if isinstance(got, BaseException):
         return got
-    got.add_done_callback(lambda _: lab.timeline.poke())
+    lab.watch(got)
     return error_of(lab, got, f"the future of {what} that can't be pickled")
 
 

@@ -37,10 +37,16 @@ def shutdown_waits_for_the_work(lab: Lab) -> None:
 
         call = lab.call("shutdown(wait=True)", shut)
         lab.settle()
-        lab.check(not call.done, f"shutdown(wait=True) came back with {len(lab.live())} tasks in flight", "it waits for them")
+        lab.check(
+            not call.done, f"shutdown(wait=True) came back with {len(lab.live())} tasks in flight", "it waits for them"
+        )
         lab.open_all()
         done = call.result()
-        lab.check(all(done), f"when shutdown(wait=True) came back {done.count(False)} of {len(done)} futures were not done", "all done")
+        lab.check(
+            all(done),
+            f"when shutdown(wait=True) came back {done.count(False)} of {len(done)} futures were not done",
+            "all done",
+        )
 
 
 @rule("EXE-10", "cancel_futures")
@@ -60,16 +66,22 @@ def shutdown_cancels_what_is_queued(lab: Lab) -> None:
         queued = {f"queued {i}": lab.submit(executor, f"queued {i}") for i in range(8)}
         call = lab.call("shutdown(cancel_futures=True)", lambda: executor.shutdown(wait=True, cancel_futures=True))
         last = queued["queued 7"]
-        last.add_done_callback(lambda _: lab.timeline.poke())
+        lab.watch(last)
         lab.until(last.cancelled, "the last of 8 queued futures is cancelled while the only worker is at its gate")
         lab.open_all()
         call.result()
-        lab.check(lab.finish(running, "the running task") == "hold 0", "the running task lost its result", "it finishes")
+        lab.check(
+            lab.finish(running, "the running task") == "hold 0", "the running task lost its result", "it finishes"
+        )
         settle_done(lab, queued.values(), "after shutdown(cancel_futures=True)")
         ran = set(lab.started())
         for name, future in queued.items():
             cancelled = isinstance(error_of(lab, future, name), CancelledError)
-            lab.check(cancelled != (name in ran), f"{name}: cancelled is {cancelled}, ran is {name in ran}", "either cancelled or run")
+            lab.check(
+                cancelled != (name in ran),
+                f"{name}: cancelled is {cancelled}, ran is {name in ran}",
+                "either cancelled or run",
+            )
 
 
 @rule("EXE-11", property=True)
@@ -86,9 +98,11 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
     """
 
     def scenario(drawn: tuple[int, int, int, bool]) -> None:
-        workers, submitters, before, twice = drawn
+        workers, submitters, after, twice = drawn
         with lab.executor(max_workers=workers) as executor:
-            barrier = threading.Barrier(submitters + 1 + twice)
+            barrier, enough = threading.Barrier(submitters + 1 + twice), threading.Event()
+            if not after:
+                enough.set()
             task = lab.probe("task", gated=False)
             lab.finish(executor.submit(task, "first"), "a task before the race")
 
@@ -97,15 +111,18 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
                 barrier.wait()
                 try:
                     for k in range(400):
-                        futures.append(executor.submit(task, submitter, k))  # noqa: PERF401 - those before the refusal count
+                        futures.append(executor.submit(task, submitter, k))
+                        if k + 1 == after:
+                            enough.set()
                 except RuntimeError:
                     lab.note(f"submitter {submitter} was refused after {len(futures)} tasks")
+                finally:
+                    enough.set()  # one that is refused early must not hold up the shutdown
                 return futures
 
             def shut() -> None:
                 barrier.wait()
-                for _ in range(before):
-                    pass  # moves the moment of the call: another interleaving, no waiting
+                enough.wait()
                 executor.shutdown(wait=True)
 
             calls = [lab.call(f"submitter {s}", lambda s=s: submit_until_refused(s)) for s in range(submitters)]  # type: ignore[misc]
@@ -114,7 +131,7 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
                 call.result()
             futures = [f for call in calls for f in call.result()]
             for future in futures:
-                future.add_done_callback(lambda _: lab.timeline.poke())
+                lab.watch(future)
             lab.until(
                 lambda: all(f.done() for f in futures),
                 "every future that a racing submit gave is done",
@@ -122,13 +139,15 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
             )
             _refuses(lab, executor)
 
-    strategy = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3000), st.booleans())
+    strategy = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 12), st.booleans())
     forall(
         lab,
         scenario,
         strategy,
         examples=draws(lab, 12),
-        describe=lambda d: f"{d[0]} workers; {d[1]} threads submit while {1 + d[3]} call(s) of shutdown(wait=True) come from others",
+        describe=lambda d: (
+            f"{d[0]} workers; {d[1]} threads submit; after {d[2]} tasks {1 + d[3]} other(s) call shutdown(wait=True)"
+        ),
     )
 
 
@@ -140,7 +159,7 @@ def _refuses(lab: Lab, executor: Any) -> None:
             executor.submit(lab.probe("too late", gated=False))
         except RuntimeError:
             return "RuntimeError"
-        except BaseException as error:  # noqa: BLE001 - any other end is the finding
+        except BaseException as error:
             return repr(error)
         return "a future"
 
@@ -192,10 +211,14 @@ def shutdown_without_wait_returns(lab: Lab) -> None:
         lab.call("shutdown(wait=False)", lambda: executor.shutdown(wait=False)).result()
         may_cancel = lab.claims("cluster") and lab.subject.declared("executor", "shutdown_nowait") == "cancel"
         ended = [name for name in ("hold 0", "hold 1") if name not in lab.live()]
-        lab.check(may_cancel or not ended, f"{', '.join(ended)} came to an end at shutdown(wait=False)", "gated tasks go on")
+        lab.check(
+            may_cancel or not ended, f"{', '.join(ended)} came to an end at shutdown(wait=False)", "gated tasks go on"
+        )
         lab.open_all()
         settle_done(lab, futures, "after shutdown(wait=False)")
         for name, future in zip(("hold 0", "hold 1", "queued"), futures, strict=True):
             error = error_of(lab, future, name)
             allowed = error is None or (may_cancel and isinstance(error, CancelledError))
-            lab.check(allowed, f"{name} ended with {error!r}", "it completes" + (" or is cancelled" if may_cancel else ""))
+            lab.check(
+                allowed, f"{name} ended with {error!r}", "it completes" + (" or is cancelled" if may_cancel else "")
+            )

@@ -32,16 +32,24 @@ def submit_yields_the_result(lab: Lab) -> None:
     """
     with lab.executor(max_workers=2) as executor:
         task = lab.probe("task", tasks.describe_call, gated=False)
-        future = executor.submit(task, 1, "two", three=3, four=[4])
+        future: Any = executor.submit(task, 1, "two", three=3, four=[4])
         lab.check(
             isinstance(future, Future),
             f"submit returned an object of type {type(future).__qualname__}",
             "a concurrent.futures.Future",
         )
         got = lab.finish(future, "the task's future")
-        lab.check(got == ((1, "two"), {"three": 3, "four": [4]}), f"the task was called with {got!r}", "((1, 'two'), {'three': 3, 'four': [4]})")
+        lab.check(
+            got == ((1, "two"), {"three": 3, "four": [4]}),
+            f"the task was called with {got!r}",
+            "((1, 'two'), {'three': 3, 'four': [4]})",
+        )
         second = lab.submit(executor, "second", gated=False)
-        lab.check(lab.finish(second, "the second future") == "second", "the second future gave another result", "the call's own result")
+        lab.check(
+            lab.finish(second, "the second future") == "second",
+            "the second future gave another result",
+            "the call's own result",
+        )
 
 
 @rule("EXE-02")
@@ -63,18 +71,34 @@ def exceptions_reach_the_reader(lab: Lab) -> None:
         raised = error_of(lab, future, "the failing task's future")
         told = future.exception(timeout=0)
     for source, got in (("result()", raised), ("exception()", told)):
-        lab.check(type(got) is tasks.TaskError, f"{source} gave {got!r} of type {type(got).__qualname__}", "the task's own TaskError('message', 7)")
-        lab.check(getattr(got, "args", None) == ("message", 7), f"{source} gave {got!r}", "the args that the task raised it with")
+        lab.check(
+            type(got) is tasks.TaskError,
+            f"{source} gave {got!r} of type {type(got).__qualname__}",
+            "the task's own TaskError('message', 7)",
+        )
+        lab.check(
+            getattr(got, "args", None) == ("message", 7),
+            f"{source} gave {got!r}",
+            "the args that the task raised it with",
+        )
     if not lab.claims("threads"):
         return
-    lab.check(raised is error and told is error, "the error is equal to the raised one, but another object", "the same object")
-    lab.check(error.__cause__ is cause, f"its __cause__ became {error.__cause__!r}", "the __cause__ that it was raised with")
+    lab.check(
+        raised is error and told is error, "the error is equal to the raised one, but another object", "the same object"
+    )
+    lab.check(
+        error.__cause__ is cause, f"its __cause__ became {error.__cause__!r}", "the __cause__ that it was raised with"
+    )
     names: list[str] = []
     traceback = error.__traceback__
     while traceback is not None:
         names.append(traceback.tb_frame.f_code.co_qualname)
         traceback = traceback.tb_next
-    lab.check("Raiser.__call__" in names, f"its traceback has only the frames {names}", "a traceback that reaches the line which raised")
+    lab.check(
+        "Raiser.__call__" in names,
+        f"its traceback has only the frames {names}",
+        "a traceback that reaches the line which raised",
+    )
 
 
 @rule("EXE-05", cluster="SHOULD")
@@ -122,7 +146,11 @@ def any_base_exception_stays_with_its_task(lab: Lab) -> None:
                 future = lab.submit(executor, name, gated=False, does=tasks.Raiser(kind(turn)))
                 del lab.futures[name]  # it is meant to fail
                 got = error_of(lab, future, f"the future of the task that raised {kind.__name__}")
-                lab.check(type(got) is kind, f"the task raised {kind.__name__}, its future gave {got!r}", f"{kind.__name__}({turn})")
+                lab.check(
+                    type(got) is kind,
+                    f"the task raised {kind.__name__}, its future gave {got!r}",
+                    f"{kind.__name__}({turn})",
+                )
         futures = [lab.submit(executor, f"after {i}") for i in range(2)]
         lab.until(lambda: len(lab.live()) == 2, "2 tasks are in flight on the 2 workers after the others raised")
         lab.open_all()
@@ -157,16 +185,24 @@ def many_threads_submit_at_once(lab: Lab) -> None:
             futures = [call.result() for call in calls]
             for s, row in enumerate(futures):
                 for k, future in enumerate(row):
-                    future.add_done_callback(lambda _: lab.timeline.poke())
+                    lab.watch(future)
                     got = lab.finish(future, f"task({s}, {k})")
                     lab.check(got == f"task({s}, {k})", f"the future of task({s}, {k}) gave {got!r}", "its own result")
         starts = lab.started()
         twice = sorted({n for n in starts if starts.count(n) > 1})
         lab.check(not twice, f"run more than once: {', '.join(twice)}", "each task runs once")
-        lab.check(len(starts) == submitters * each, f"{len(starts)} of {submitters * each} tasks ran", "each task runs once")
+        lab.check(
+            len(starts) == submitters * each, f"{len(starts)} of {submitters * each} tasks ran", "each task runs once"
+        )
 
     strategy = st.tuples(st.integers(1, 4), st.integers(2, 4), st.integers(1, 6))
-    forall(lab, scenario, strategy, examples=draws(lab, 20), describe=lambda d: f"{d[0]} workers, {d[1]} threads submit {d[2]} tasks each")
+    forall(
+        lab,
+        scenario,
+        strategy,
+        examples=draws(lab, 20),
+        describe=lambda d: f"{d[0]} workers, {d[1]} threads submit {d[2]} tasks each",
+    )
 
 
 @rule("EXE-16")
@@ -188,10 +224,16 @@ def futures_work_with_the_standard_library(lab: Lab) -> None:
         lab.until(lambda: len(lab.live()) == 2, "2 tasks are in flight on 2 workers", needs="EXE-03")
         lab.open("second")
         done, pending = waiter.result()
-        lab.check((done, pending) == ({second}, {first}), f"wait gave done={done}, not_done={pending}", "the second future is done, the first is not")
+        lab.check(
+            (done, pending) == ({second}, {first}),
+            f"wait gave done={done}, not_done={pending}",
+            "the second future is done, the first is not",
+        )
         lab.open("first")
         order = everyone.result()
-        lab.check(order == [second, first], f"as_completed gave {order}", "the futures in the order of their completion")
+        lab.check(
+            order == [second, first], f"as_completed gave {order}", "the futures in the order of their completion"
+        )
 
         async def on_a_loop() -> list[Any]:
             loop = asyncio.get_running_loop()
@@ -230,7 +272,7 @@ def senseless_max_workers_is_refused(lab: Lab) -> None:
                     return "opened"
             except (ValueError, TypeError) as error:
                 return f"refused with {type(error).__name__}"
-            except Exception as error:  # noqa: BLE001 - any other refusal is the finding
+            except Exception as error:
                 return f"raised {error!r}"
 
         got = lab.call(f"opening with max_workers={value!r}", opening).result()
@@ -261,12 +303,19 @@ def a_reader_that_times_out_disturbs_nothing(lab: Lab) -> None:
                     return f"returned {read(timeout=0.01)!r}"
                 except TimeoutError:
                     return "TimeoutError"
-                except BaseException as error:  # noqa: BLE001 - any other end is the finding
+                except BaseException as error:
                     return f"raised {error!r}"
 
             got = lab.call(f"{what}(timeout=0.01)", impatient).result()
             lab.check(got == "TimeoutError", f"{what}(timeout=0.01) of a gated task: {got}", "TimeoutError")
-        lab.check(not future.done() and not patient.done, "the future is done though its task is still gated", "the task goes on undisturbed")
+        lab.check(
+            not future.done() and not patient.done,
+            "the future is done though its task is still gated",
+            "the task goes on undisturbed",
+        )
         lab.open_all()
-        for reader, value in (("the other reader", patient.result()), ("a later reader", lab.finish(future, "the future"))):
+        for reader, value in (
+            ("the other reader", patient.result()),
+            ("a later reader", lab.finish(future, "the future")),
+        ):
             lab.check(value == "hold 0", f"{reader} got {value!r}", "'hold 0', the task's result")

@@ -35,7 +35,10 @@ def as_many_in_flight_as_workers(lab: Lab) -> None:
         names = [f"task {i}" for i in range(workers + extra)]
         with lab.executor(max_workers=workers) as executor:
             futures = [lab.submit(executor, name) for name in names]
-            lab.until(lambda: len(lab.live()) >= workers, f"{workers} of {len(names)} gated tasks are in flight on {workers} workers")
+            lab.until(
+                lambda: len(lab.live()) >= workers,
+                f"{workers} of {len(names)} gated tasks are in flight on {workers} workers",
+            )
             lab.settle()
             _exactly(lab, workers)
             for _ in range(min(freed, extra)):
@@ -60,8 +63,17 @@ def as_many_in_flight_as_workers(lab: Lab) -> None:
 
 def _exactly(lab: Lab, workers: int) -> None:
     live = lab.live()
-    lab.check(len(live) <= workers, f"{len(live)} tasks are in flight: {', '.join(live)}", f"never more than max_workers={workers}")
-    lab.check(len(live) >= workers, f"only {len(live)} tasks are in flight: {', '.join(live)}", f"{workers}, one on each worker", absence=True)
+    lab.check(
+        len(live) <= workers,
+        f"{len(live)} tasks are in flight: {', '.join(live)}",
+        f"never more than max_workers={workers}",
+    )
+    lab.check(
+        len(live) >= workers,
+        f"only {len(live)} tasks are in flight: {', '.join(live)}",
+        f"{workers}, one on each worker",
+        absence=True,
+    )
 
 
 @rule("EXE-04")
@@ -81,7 +93,11 @@ def sequential_tasks_reuse_workers(lab: Lab) -> None:
         for i in range(10 * workers):
             lab.finish(lab.submit(executor, f"task {i}", gated=False), f"task {i}")
     used = worker_set(lab)
-    lab.check(len(used) <= workers, f"{10 * workers} tasks, one after the other, ran on {len(used)} workers", f"at most max_workers={workers}, in all")
+    lab.check(
+        len(used) <= workers,
+        f"{10 * workers} tasks, one after the other, ran on {len(used)} workers",
+        f"at most max_workers={workers}, in all",
+    )
 
 
 @rule("EXE-23", "nested")
@@ -97,7 +113,9 @@ def nested_tasks_do_not_deadlock(lab: Lab) -> None:
     Source: Python library reference, the deadlock examples of `ThreadPoolExecutor`.
     """
     if not lab.claims("threads"):
-        raise NotTestable("a task in another process can't reach the executor that runs it; only [threads] subjects can be asked")
+        raise NotTestable(
+            "a task in another process can't reach the executor that runs it; only [threads] subjects can be asked"
+        )
     workers = 2
     with lab.executor(max_workers=workers) as executor:
 
@@ -108,7 +126,9 @@ def nested_tasks_do_not_deadlock(lab: Lab) -> None:
             return outer
 
         outers = [lab.submit(executor, f"outer {i}", does=inner_of(i)) for i in range(workers)]
-        lab.until(lambda: len(lab.live()) == workers, f"{workers} outer tasks occupy the {workers} workers", needs="EXE-03")
+        lab.until(
+            lambda: len(lab.live()) == workers, f"{workers} outer tasks occupy the {workers} workers", needs="EXE-03"
+        )
         lab.open_all()
         for i, outer in enumerate(outers):
             got = lab.finish(outer, f"outer {i}, which waits for inner {i}")
@@ -171,10 +191,18 @@ def a_resize_takes_effect(lab: Lab) -> None:
             lab.open(name)
             lab.until(lambda name=name: name in lab.ended(), f"{name} ends once its gate is open")  # type: ignore[misc]
         lab.settle()
-        lab.check(len(lab.live()) == 1, f"{len(lab.live())} tasks are in flight after resize(1) and two ends", "1: a freed worker above the limit takes nothing new")
+        lab.check(
+            len(lab.live()) == 1,
+            f"{len(lab.live())} tasks are in flight after resize(1) and two ends",
+            "1: a freed worker above the limit takes nothing new",
+        )
         lab.open_all()
         for i, future in enumerate(futures):
-            lab.check(lab.finish(future, f"task {i}, queued while the size changed") == f"task {i}", f"task {i} gave another result", "its own")
+            lab.check(
+                lab.finish(future, f"task {i}, queued while the size changed") == f"task {i}",
+                f"task {i} gave another result",
+                "its own",
+            )
 
 
 def _resize(executor: Any, max_workers: int) -> None:
@@ -195,5 +223,9 @@ def worker_threads_have_a_name(lab: Lab) -> None:
     """
     with lab.executor(max_workers=2) as executor:
         hold_all(lab, executor, 2)
-    nameless = sorted({e.thread for e in lab.timeline.of("started") if re.match(r"(Thread|Dummy)-\d+|MainThread", e.thread)})
-    lab.check(not nameless, f"workers are named {', '.join(nameless)}", "a name that says which executor they belong to")
+    nameless = sorted(
+        {e.thread for e in lab.timeline.of("started") if re.match(r"(Thread|Dummy)-\d+|MainThread", e.thread)}
+    )
+    lab.check(
+        not nameless, f"workers are named {', '.join(nameless)}", "a name that says which executor they belong to"
+    )

@@ -19,7 +19,7 @@ THREADS = frozenset({"threads", "cancel_futures", "initializer", "nested", "cont
 class Sound:
     """A subject whose executor is `Pool`, in threads."""
 
-    Pool: ClassVar[Callable[..., StandardExecutor]] = Executor
+    Pool: ClassVar[type[Any]] = Executor
     without: ClassVar[AbstractSet[str]] = frozenset()
     """Capabilities that this bug would break as well, and that are therefore not claimed."""
     version: ClassVar[str] = "broken on purpose"
@@ -32,8 +32,11 @@ class Sound:
     def claims(self) -> Mapping[str, AbstractSet[str]]:
         return {"executor": THREADS - self.without}
 
-    def executor(self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> StandardExecutor:
-        return self.Pool(max_workers, initializer=initializer, initargs=initargs)
+    def executor(
+        self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+    ) -> StandardExecutor:
+        pool: StandardExecutor = self.Pool(max_workers, initializer=initializer, initargs=initargs)
+        return pool
 
 
 class SpoiltFutures(Executor):
@@ -55,9 +58,14 @@ class Processes(Sound):
     def claims(self) -> Mapping[str, AbstractSet[str]]:
         return {"executor": frozenset({"process", "cancel_futures"})}
 
-    def executor(self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> StandardExecutor:
-        context = multiprocessing.get_context("fork")  # quicker than spawn, and its pool starts all workers before it looks
-        return self.Pool(max_workers, mp_context=context, initializer=initializer, initargs=initargs)
+    def executor(
+        self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+    ) -> StandardExecutor:
+        context = multiprocessing.get_context(
+            "fork"
+        )  # quicker than spawn, and its pool starts all workers before it looks
+        pool: StandardExecutor = self.Pool(max_workers, mp_context=context, initializer=initializer, initargs=initargs)
+        return pool
 
 
 class SpoiltErrors(ProcessPoolExecutor):
@@ -65,13 +73,14 @@ class SpoiltErrors(ProcessPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(fn, *args, **kwargs)
-        plain = future.set_exception
+        spoilt: Any = future
+        plain = spoilt.set_exception
 
         def set_exception(error: BaseException | None) -> None:
             if error is None or not self.lost(error):
                 plain(error)
 
-        future.set_exception = set_exception  # type: ignore[method-assign]
+        spoilt.set_exception = set_exception
         return future
 
     def lost(self, error: BaseException) -> bool:

@@ -62,7 +62,7 @@ class RunningTasksCanBeCancelled(Sound):
                     return
                 try:
                     value = fn(*args, **kwargs)
-                except BaseException as error:  # noqa: BLE001
+                except BaseException as error:
                     with suppress(InvalidStateError):
                         outer.set_exception(error)
                 else:

@@ -16,7 +16,9 @@ class InitializesEveryTask(Sound):
     """The initializer runs before each task instead of once in each worker."""
 
     class Pool(Executor):
-        def __init__(self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> None:
+        def __init__(
+            self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+        ) -> None:
             super().__init__(max_workers)
             self._each = initializer, initargs
 
@@ -37,12 +39,14 @@ class AFailedInitializerIsIgnored(Sound):
     """Its exception is logged, and tasks run in workers that were never set up."""
 
     class Pool(Executor):
-        def __init__(self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> None:
+        def __init__(
+            self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+        ) -> None:
             def attempt() -> None:
                 try:
                     if initializer is not None:
                         initializer(*initargs)
-                except Exception:  # noqa: BLE001 - the bug
+                except Exception:
                     return
 
             super().__init__(max_workers, initializer=attempt)
@@ -53,7 +57,9 @@ class AnInitializerThatExitsIsNotNoticed(Sound):
     """`except Exception`: SystemExit ends the worker, and the pool believes that it is still there."""
 
     class Pool(Executor):
-        def __init__(self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> None:
+        def __init__(
+            self, max_workers: int, *, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+        ) -> None:
             exited: list[SystemExit] = []
 
             def attempt() -> None:

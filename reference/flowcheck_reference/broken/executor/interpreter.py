@@ -18,9 +18,9 @@ class NobodyTellsTheWorkers(Sound):
     class Pool(Executor):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            for reference, pool in list(executor._pools.items()):
-                if pool is self._pool:
-                    del executor._pools[reference]
+            registry: dict[Any, Any] = vars(executor)["_pools"]
+            for reference in [r for r, pool in registry.items() if pool is self._pool]:
+                del registry[reference]
 
 
 @breaks("EXE-36")

@@ -69,10 +69,14 @@ class MapSwallowsItsInputsError(Sound):
             def read() -> None:
                 try:
                     inputs.extend(zip(*iterables, strict=False))
-                except Exception:  # noqa: BLE001 - the bug
+                except Exception:
                     return
 
             reader = threading.Thread(target=read, name="map-inputs")
             reader.start()
             reader.join()
-            return super().map(lambda args: fn(*args), inputs, timeout=timeout)
+
+            def call(args: tuple[Any, ...]) -> Any:
+                return fn(*args)
+
+            return super().map(call, inputs, timeout=timeout)

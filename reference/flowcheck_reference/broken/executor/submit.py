@@ -32,7 +32,7 @@ class CopiesErrors(Sound):
             def call() -> Any:
                 try:
                     return fn(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - the bug
+                except Exception as error:
                     copy = type(error)(*error.args)
                 raise copy
 
@@ -71,7 +71,7 @@ class LosesSystemExit(Sound):
                     return
                 try:
                     value = fn(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - the bug is that this is too narrow
+                except Exception as error:
                     outer.set_exception(error)
                 else:
                     outer.set_result(value)
@@ -121,7 +121,9 @@ def _set_result_quietly(future: Any, result: Any) -> None:
 class AcceptsAnyNumberOfWorkers(Sound):
     """A senseless `max_workers` is quietly made a sensible one."""
 
-    def executor(self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> Executor:
+    def executor(
+        self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+    ) -> Executor:
         sensible = max_workers if isinstance(max_workers, int) and max_workers > 0 else 1  # pyright: ignore[reportUnnecessaryIsInstance]
         return Executor(sensible, initializer=initializer, initargs=initargs)
 

@@ -111,5 +111,7 @@ class ResizeIsIgnored(Sound):
 class NamelessWorkers(Sound):
     """Worker threads are called as Python calls them."""
 
-    def executor(self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()) -> Executor:
+    def executor(
+        self, *, max_workers: int, initializer: Initializer = None, initargs: tuple[Any, ...] = ()
+    ) -> Executor:
         return Executor(max_workers, "Thread-1", initializer, initargs)

@@ -1,0 +1,117 @@
+"""Write the pages that are made from code: `docs/spec/*.md` from the rules, `docs/reference/verdicts.md` from the verdicts.
+
+python docs/specification.py            # write them
+python docs/specification.py --check    # say which are out of date; exit 1 if any is
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from pytest_flowcheck.certificate.verdicts import Verdict
+from pytest_flowcheck.rules import REVISION, Rule, bundled_facets, bundled_rules
+
+HERE = Path(__file__).parent
+NOTE = "<!-- written by docs/specification.py from the code: edit the code, then run it -->"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page, by path."""
+    found = {HERE / "spec" / f"{facet}.md": facet_page(facet) for facet in bundled_facets()}
+    found[HERE / "spec" / "index.md"] = index_page()
+    found[HERE / "reference" / "verdicts.md"] = verdict_page()
+    return found
+
+
+def facet_page(facet: str) -> str:
+    """One facet: its promise, capabilities, choices, and every rule."""
+    rules = [rule for rule in bundled_rules() if rule.facet == facet]
+    protocol = importlib.import_module(f"pytest_flowcheck.protocols.{facet}")
+    summary = (protocol.__doc__ or "").strip().splitlines()[0]
+    lines = [NOTE, "", f"# {facet}", "", f"{summary[0].upper()}{summary[1:]}", ""]
+    lines += [
+        f"Revision {REVISION}: {len(rules)} rules.",
+        "",
+        "## Capabilities",
+        "",
+        "| claim | promises |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {text} |" for name, text in {**protocol.CAPABILITIES, **protocol.TRAITS}.items()]
+    if protocol.DECLARES:
+        lines += ["", "## Choices", "", "| `declares` | values, the default first |", "|---|---|"]
+        lines += [f"| `{name}` | {', '.join(f'`{v}`' for v in values)} |" for name, values in protocol.DECLARES.items()]
+    lines += ["", "## Rules", ""]
+    for rule in rules:
+        lines += rule_section(rule)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def rule_section(rule: Rule) -> list[str]:
+    """One rule, as `--flowcheck-explain` tells it too."""
+    traits = [rule.level, *(f"[{c}]" for c in sorted(rule.capabilities))]
+    if rule.cluster != rule.level:
+        traits.append(f"[cluster] {rule.cluster}")
+    if rule.property:
+        traits.append("property")
+    return [
+        f"### {rule.id}",
+        "",
+        rule.sentence,
+        "",
+        f"*{' · '.join(traits)}*",
+        "",
+        f"**Intent.** {rule.intent}",
+        "",
+        f"**Usual cause.** {rule.usual_cause}",
+        "",
+        f"**Proof.** {rule.proof}",
+        "",
+        f"**Source.** {rule.source}",
+        "",
+    ]
+
+
+def index_page() -> str:
+    """The facets, with their number of rules."""
+    rules = bundled_rules()
+    lines = [
+        NOTE,
+        "",
+        "# The rules",
+        "",
+        f"Revision {REVISION}. Numbers are for ever: a rule is never renumbered.",
+        "",
+        "| facet | rules |",
+        "|---|---|",
+    ]
+    lines += [f"| [{facet}]({facet}.md) | {sum(r.facet == facet for r in rules)} |" for facet in bundled_facets()]
+    return "\n".join(lines) + "\n"
+
+
+def verdict_page() -> str:
+    """What a rule can end in."""
+    lines = [NOTE, "", "# Verdicts", "", "| verdict | meaning | a MUST that ends so fails the run |", "|---|---|---|"]
+    lines += [f"| {v.value} | {v.meaning} | {'yes' if v.fails('MUST') else 'no'} |" for v in Verdict]
+    lines += [
+        "",
+        "Evidence is *proven* (the kernel showed that nothing can happen any more, or it did happen) or *observed*.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            sys.stderr.write(f"{path.relative_to(HERE.parent)} is out of date: run `python docs/specification.py`\n")
+        return bool(stale)
+    for path in stale:
+        path.write_text(pages()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Process trees: who is below whom, orphans that stay in reach, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+from typing import TYPE_CHECKING
+
+from pytest_flowcheck.proof import procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37
+_REAP_SECONDS = 5.0
+
+
+def family(root: int) -> list[int]:
+    """`root` and all live processes below it. Raises ProcessLookupError when the root itself is dead.
+
+    Guarantee: a process that lives from the beginning to the end of the call, and whose ancestors do, is listed.
+    """
+    children: dict[int, list[int]] = {}
+    alive: set[int] = set()
+    for pid in procfs.pids():
+        try:
+            stat = procfs.stat(f"/proc/{pid}/stat")
+        except OSError:
+            continue  # it ended while we listed: not alive
+        if stat.dead:
+            continue
+        alive.add(pid)
+        children.setdefault(stat.parent, []).append(pid)
+    if root not in alive:
+        raise ProcessLookupError(root)
+    found = [root]
+    for pid in found:
+        found += children.get(pid, ())
+    return found
+
+
+def walk(root: int) -> list[int]:
+    """Like `family`, but down from the root by the kernel's own lists of children: independent of the machine's size.
+
+    No guarantee while processes end: a proof compares it with `family`.
+    """
+    found, after = [root], 0
+    try:
+        while after < len(found):
+            pid = found[after]
+            for tid in procfs.tids(pid):
+                found += [int(child) for child in procfs.read_all(f"/proc/{pid}/task/{tid}/children").split()]
+            after += 1
+    except OSError:
+        return family(root)  # something ended, or a kernel without CONFIG_PROC_CHILDREN
+    return [pid for pid in found if not _dead(pid)]
+
+
+def _dead(pid: int) -> bool:
+    try:
+        return procfs.stat(f"/proc/{pid}/stat").dead
+    except OSError:
+        return True
+
+
+def descendants(root: int | None = None) -> list[int]:
+    """The live processes below `root` (default: this one), zombies left out. Empty where there is no `/proc`."""
+    if not procfs.LINUX:
+        return []
+    try:
+        return family(os.getpid() if root is None else root)[1:]
+    except ProcessLookupError:
+        return []
+
+
+def become_subreaper(on: bool = True) -> bool:
+    """Make orphaned descendants children of this process, so that they stay in its tree; False where unsupported.
+
+    Without it an orphan is adopted by init: it leaves the tree while it may still hold a pipe of ours.
+    Source: prctl(2), PR_SET_CHILD_SUBREAPER.
+    """
+    if not procfs.LINUX:
+        return False
+    try:
+        return int(ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0)) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def is_subreaper() -> bool:
+    """Whether orphans come to this process."""
+    if not procfs.LINUX:
+        return False
+    answer = ctypes.c_int(0)
+    try:
+        return ctypes.CDLL(None).prctl(_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0) == 0 and answer.value != 0
+    except (OSError, AttributeError):
+        return False
+
+
+def kill_tree(pids: Iterable[int]) -> list[int]:
+    """Kill these processes and reap those that are our children; the pids that were there to be killed, in order.
+
+    Guarantee: when this returns, each of ours is gone (or in an uninterruptible system call for five seconds).
+    """
+    killed: list[int] = []
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):
+            continue
+        killed.append(pid)
+    for pid in killed:
+        _reap(pid)
+    return killed
+
+
+def _reap(pid: int) -> None:
+    """Collect one child, waiting for its end on a pidfd where there are any."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        handle = -1
+    try:
+        if handle >= 0:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll(_REAP_SECONDS * 1000)
+        os.waitpid(pid, os.WNOHANG if handle >= 0 else 0)
+    except (ChildProcessError, AttributeError):
+        return  # not our child, or reaped by the module that started it
+    finally:
+        if handle >= 0:
+            os.close(handle)

@@ -1,0 +1,122 @@
+"""One process that judges: its harness, the subjects that it has loaded, and whether it may go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import traceback
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowcheck import subjects
+from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.proof import Harness, become_subreaper, descendants, kill_tree
+from pytest_flowcheck.running import shield
+from pytest_flowcheck.running.judge import judge
+
+if TYPE_CHECKING:
+    from pytest_flowcheck.running.journal import Journal
+    from pytest_flowcheck.running.plan import Column, Plan, Task
+    from pytest_flowcheck.subjects import Subject
+
+
+class Bench:
+    """Judges the tasks that this process is given.
+
+    Guarantee: after `poisoned`, nothing of the subject is trusted to end by itself; the process leaves by `leave`.
+    """
+
+    def __init__(self, plan: Plan, journal: Journal | None) -> None:
+        self.plan, self.journal = plan, journal
+        self.poisoned = False
+        self._subjects: dict[str, Subject | str] = {}
+        self._stack = ExitStack()
+        if journal is not None:
+            journal.hello()
+        self._reaps = become_subreaper()
+        self._children = set(descendants())
+        self._noted = self._stack.enter_context(shield.own_hooks())
+        self.harness = Harness.at_start()
+
+    def run(self, task: Task) -> Finding:
+        """Judge one task. Raises nothing but what stops the whole run."""
+        if self.journal is not None:
+            self.journal.write("begin", nodeid=task.nodeid, rule=task.rule.id, subject=task.column.label)
+        try:
+            finding = self._judge(task)
+        finally:
+            if self.journal is not None:
+                self.journal.write("end", nodeid=task.nodeid)
+        self.poisoned = self.poisoned or finding.poisoned
+        return finding
+
+    def _judge(self, task: Task) -> Finding:
+        rule, column = task.rule, task.column
+        level = rule.level_for(column.claimed(rule.facet) or ())
+        level = "SHOULD" if level == "exempt" else level
+        del self._noted[:]
+        with shield.shielded():
+            subject = column.problem or self._subject(column)
+            if isinstance(subject, str):
+                return Finding(rule.id, Verdict.ADAPTER_ERROR, level, "observed", message=subject)
+            self.harness.between_rules()
+            try:
+                finding = judge(rule, subject, self.harness, patience=self.plan.patience, seed=self.plan.seed)
+            except Exception:
+                return Finding(rule.id, Verdict.KIT_ERROR, level, "observed", message=traceback.format_exc(), poisoned=True)
+            finally:
+                self.harness.rule_ended()
+        if self._noted:
+            finding = dataclasses.replace(finding, evidence={**finding.evidence, "uncaught": self._noted[:20]})
+        return _plain(finding)
+
+    def _subject(self, column: Column) -> Subject | str:
+        """The loaded subject, or why it can't be loaded here although it was in the child that resolved it."""
+        if column.label not in self._subjects:
+            try:
+                self._subjects[column.label] = _load(column)
+            except Exception as error:
+                self._subjects[column.label] = f"loading {column.spec} raised {type(error).__name__}: {error}"
+        return self._subjects[column.label]
+
+    def close(self, *, reap: bool = True) -> None:
+        """At the end of the run: end what the subjects left behind."""
+        self._stack.close()
+        if reap:
+            kill_tree([pid for pid in descendants() if pid not in self._children])
+        if self._reaps:
+            become_subreaper(on=False)
+
+    def leave(self, status: int) -> None:
+        """End this process now, without waiting for threads that will never end."""
+        if self.journal is not None:
+            self.journal.write("leave")
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue  # closed by somebody
+        kill_tree([pid for pid in descendants() if pid not in self._children])
+        os._exit(status)
+
+    def stuck(self) -> bool:
+        """Whether threads remain that would hold up a normal exit."""
+        main = threading.main_thread()
+        return self.poisoned and any(t is not main and not t.daemon for t in threading.enumerate())
+
+
+def _load(column: Column) -> Subject:
+    subject = subjects.load(column.spec)
+    if subject.is_adapter and (warm_up := getattr(subject.target, "warm_up", None)) is not None:
+        warm_up()
+    claims = {facet: frozenset(capabilities) for facet, capabilities in column.claims.items()}
+    return dataclasses.replace(subject, name=column.name, claims=claims)
+
+
+def _plain(finding: Finding) -> Finding:
+    """With evidence that JSON, and any transport between processes, can carry."""
+    evidence: dict[str, Any] = json.loads(json.dumps(finding.evidence, default=repr))
+    return dataclasses.replace(finding, evidence=evidence)

@@ -1,0 +1,232 @@
+"""From options to a session: what is asked for is checked and resolved before anything runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flowcheck.errors import UsageError
+from pytest_flowcheck.running import options
+from pytest_flowcheck.running.plan import Column, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_OTHER_ERRANDS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
+
+def start(config: pytest.Config) -> int | None:
+    """Set the session up.
+
+    Returns:
+        An exit code if there is nothing left to do; None for "let the session begin".
+
+    Raises:
+        pytest.UsageError: one clear line for each thing that was asked for and can't be had.
+    """
+    try:
+        return _start(config)
+    except UsageError as error:
+        raise pytest.UsageError(*str(error).splitlines()) from None
+
+
+def _start(config: pytest.Config) -> int | None:
+    if any(getattr(config.option, errand, None) for errand in _OTHER_ERRANDS):
+        return None
+    workerinput: Mapping[str, Any] | None = getattr(config, "workerinput", None)
+    if workerinput is not None and "flowcheck" not in workerinput:
+        return None  # a worker of the user's own tests
+    stand_here(config)
+    if config.option.flowcheck_list or config.option.flowcheck_explain:
+        from pytest_flowcheck.running import catalogue
+
+        return catalogue.show(config)
+    if workerinput is not None:
+        _work(config, workerinput)
+        return None
+    plan = make_plan(config)
+    report = report_folder(config)
+    if options.alone(config.option):
+        _certify(config, plan, report)
+    else:
+        from pytest_flowcheck.running.company import Company
+
+        config.pluginmanager.register(Company(config, plan), "flowcheck-company")
+    return None
+
+
+def _work(config: pytest.Config, workerinput: Mapping[str, Any]) -> None:
+    from pytest_flowcheck.running.journal import Journal
+    from pytest_flowcheck.running.session import Certification
+
+    plan = Plan.from_json(workerinput["flowcheck"])
+    journal = Journal(Path(workerinput["flowcheck_journal"]), workerinput["workerid"])
+    config.args = []
+    config.pluginmanager.register(Certification(config, plan, journal=journal), "flowcheck-certification")
+
+
+def _certify(config: pytest.Config, plan: Plan, report: Path | None) -> None:
+    from pytest_flowcheck.running import containment
+    from pytest_flowcheck.running.session import Certification
+
+    config.args = []
+    contained = containment.prepare(config.option)
+    certification = Certification(config, plan, report=report, contained=contained)
+    config.pluginmanager.register(certification, "flowcheck-certification")
+    if contained:
+        config.pluginmanager.register(containment.Containment(config, certification), "flowcheck-containment")
+
+
+def stand_here(config: pytest.Config) -> None:
+    """Put the user's folder first on `sys.path`, as `python -m pytest` does: `module:attr` may be a file in it."""
+    here = str(config.invocation_params.dir)
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def report_folder(config: pytest.Config) -> Path | None:
+    """Where certificates go, tried for writing now: a run of minutes must not end in a refusal."""
+    if config.option.flowcheck_report is None:
+        return None
+    if config.option.flowcheck_selftest:
+        raise UsageError("--flowcheck-report: a selftest certifies nobody; leave out one of the two options")
+    from pytest_flowcheck.certificate.document import require_writable
+
+    folder = config.invocation_params.dir / config.option.flowcheck_report
+    if not config.option.collectonly:
+        require_writable(folder)
+    return folder
+
+
+# --- what is asked for -------------------------------------------------------------------------------------------------
+
+
+def make_plan(config: pytest.Config) -> Plan:
+    """Check the options, resolve the subjects.
+
+    Raises:
+        UsageError: a facet, rule, subject or number makes no sense.
+    """
+    option = config.option
+    if not option.flowcheck_patience > 0:
+        raise UsageError(f"--flowcheck-patience: {option.flowcheck_patience:g} is no number of seconds above 0")
+    facets = all_facets(config)
+    only = _only(option.flowcheck_only, facets)
+    chosen = _chosen_facets(option.flowcheck_facet, facets)
+    return Plan(
+        columns=label(_broken(config) if option.flowcheck_selftest else _resolve(config)),
+        facets=facets,
+        chosen_facets=chosen,
+        only=only,
+        ids=options.node_ids(option),
+        patience=option.flowcheck_patience,
+        seed=option.flowcheck_seed,
+        selftest=option.flowcheck_selftest,
+    )
+
+
+def all_facets(config: pytest.Config) -> dict[str, str]:
+    """Facet -> module of its suite: the bundled ones, and those of the hook `pytest_flowcheck_facets`."""
+    from pytest_flowcheck.rules import bundled_facets
+
+    found = {facet: f"pytest_flowcheck.suites.{facet}" for facet in bundled_facets()}
+    for more in config.hook.pytest_flowcheck_facets(config=config):
+        for facet, module in more.items():
+            if found.setdefault(facet, module) != module:
+                raise UsageError(f"the facet {facet!r} is offered twice: by {found[facet]} and by {module}")
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                raise UsageError(f"the suite {module} of facet {facet!r} can't be imported: {error}") from error
+    return dict(sorted(found.items()))
+
+
+def extra_subjects(config: pytest.Config) -> dict[str, str]:
+    """Names that plugins and conftest files add by the hook `pytest_flowcheck_subjects`."""
+    found: dict[str, str] = {}
+    for more in reversed(config.hook.pytest_flowcheck_subjects(config=config)):
+        found.update(more)
+    return found
+
+
+def _split(given: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(word.strip() for words in given for word in words.split(",") if word.strip()))
+
+
+def _chosen_facets(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
+    chosen = _split(given)
+    for facet in chosen:
+        if facet not in facets:
+            near = get_close_matches(facet, facets, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"facets are: {', '.join(facets)}"
+            raise UsageError(f"--flowcheck-facet: no facet {facet!r}; {hint}")
+    return chosen
+
+
+def _only(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
+    wanted = _split(given)
+    if not wanted:
+        return []
+    from pytest_flowcheck.rules import find_rules, rules_of
+
+    every = [rule for module in facets.values() for rule in rules_of(importlib.import_module(module))]
+    return [rule.id for rule in find_rules(wanted, every)]
+
+
+def _resolve(config: pytest.Config) -> list[Column]:
+    from pytest_flowcheck import subjects
+    from pytest_flowcheck.running.resolve import resolve
+
+    extra = extra_subjects(config)
+    asked = [*config.option.flowcheck_subject] or [_from_root(config, spec) for spec in config.getini("flowcheck_subject")]
+    if not asked:
+        asked = sorted(name for name in {**subjects.registered(), **extra} if name.startswith("reference"))
+    if not asked:
+        raise UsageError("nothing to certify: no reference engine is installed; name a subject with --flowcheck-subject")
+    columns = resolve(list(dict.fromkeys(asked)), extra, config.invocation_params.dir, config.option.flowcheck_patience)
+    by_spec: dict[str, Column] = {}
+    for column in columns:
+        by_spec.setdefault(column.spec or column.asked, column)  # one asked for by name and by module is one
+    return list(by_spec.values())
+
+
+def _from_root(config: pytest.Config, spec: str) -> str:
+    """A file named in the ini file is meant from there, wherever pytest was started."""
+    file, colon, attribute = spec.rpartition(":")
+    path = config.rootpath / file
+    return f"{path}{colon}{attribute}" if file.endswith(".py") and path.is_file() else spec
+
+
+def _broken(config: pytest.Config) -> list[Column]:
+    from pytest_flowcheck.running.resolve import resolve_broken
+
+    engines = resolve_broken(config.invocation_params.dir, config.option.flowcheck_patience)
+    wanted: list[str] = config.option.flowcheck_subject
+    for name in wanted:
+        if not any(name in {engine.name, engine.spec} for engine in engines):
+            near = get_close_matches(name, [engine.name for engine in engines], n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`pytest --flowcheck-list` shows all"
+            raise UsageError(f"no broken engine {name!r}: {hint}")
+    return [e for e in engines if not wanted or e.name in wanted or e.spec in wanted]
+
+
+def label(columns: list[Column]) -> list[Column]:
+    """Give each subject a word of its own for ids: its name, and where two share one, also what loads it."""
+    from dataclasses import replace
+
+    names = [_word(column.name or column.asked) for column in columns]
+    labels = [
+        f"{name}@{_word(column.spec or column.asked)}" if names.count(name) > 1 else name
+        for name, column in zip(names, columns, strict=True)
+    ]
+    return [replace(column, label=word) for word, column in zip(labels, columns, strict=True)]
+
+
+def _word(text: str) -> str:
+    """Without what would break an id: blanks, brackets, double colons."""
+    return "".join(c if c.isprintable() and c not in " []" else "-" for c in text).replace("::", ":") or "subject"

@@ -1,0 +1,289 @@
+"""One rule on one subject: what each way to end is called, and what its message says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.forall import SHRINK_BUDGET, forall
+from pytest_flowcheck.probes.lab import Lab
+from pytest_flowcheck.proof import Harness
+from pytest_flowcheck.rules import Rule
+from pytest_flowcheck.running.judge import judge
+from pytest_flowcheck.subjects import Subject
+
+HARNESS = Harness.at_start()
+
+
+def subject(make: Callable[..., Any] = ThreadPoolExecutor, *claims: str) -> Subject:
+    return Subject("subject", "1", "tests:subject", {"executor": frozenset({"threads", *claims})}, target=make)
+
+
+def rule(function: Callable[[Lab], None], **changes: Any) -> Rule:
+    given: dict[str, Any] = {
+        "id": "EXE-99",
+        "facet": "executor",
+        "level": "MUST",
+        "capabilities": frozenset(),
+        "cluster": "MUST",
+        "property": False,
+        "sentence": "The sentence.",
+        "intent": "i",
+        "usual_cause": "The usual cause.",
+        "proof": "p",
+        "source": "s",
+        "function": function,
+    }
+    return Rule(**(given | changes))
+
+
+def judged(
+    function: Callable[[Lab], None],
+    make: Callable[..., Any] = ThreadPoolExecutor,
+    *,
+    patience: float = 10.0,
+    **changes: Any,
+) -> Finding:
+    HARNESS.between_rules()
+    try:
+        return judge(rule(function, **changes), subject(make), HARNESS, patience=patience)
+    finally:
+        HARNESS.rule_ended()
+
+
+def use(lab: Lab) -> None:
+    with lab.executor(max_workers=1) as executor:
+        lab.finish(lab.submit(executor, "task", gated=False), "the task")
+
+
+def test_a_rule_that_comes_to_its_end_passes() -> None:
+    """PASS, with the number of probes that ran."""
+    finding = judged(use)
+    assert (finding.verdict, finding.message, finding.grade) == (Verdict.PASS, "", "proven")
+    assert finding.evidence["probes_ran"] == 1
+
+
+def test_a_rule_whose_probes_never_ran_does_not_pass() -> None:
+    """Nothing green is empty: it is the kit's own error."""
+    finding = judged(lambda lab: None)
+    assert finding.verdict is Verdict.KIT_ERROR
+    assert "none of its probes ran" in finding.message
+
+
+def test_an_absence_that_is_proven_violates() -> None:
+    """What can never happen any more is a violation, with the wait list as proof."""
+
+    def absent(lab: Lab) -> None:
+        with lab.executor(max_workers=1) as executor:
+            lab.submit(executor, "first")
+            lab.submit(executor, "second")
+            lab.until(lambda: len(lab.live()) == 2, "2 tasks are in flight")
+
+    finding = judged(absent)
+    assert (finding.verdict, finding.grade) == (Verdict.VIOLATED, "proven")
+    for part in (
+        "EXE-99 The sentence.",
+        "it never came about that 2 tasks are in flight",
+        "first started",
+        "Why proof:",
+        "The usual cause.",
+    ):
+        assert part in finding.message
+    assert "second started" not in finding.message, "what happens after the judgement is no part of the story"
+
+
+def test_an_absence_that_a_timer_may_end_is_inconclusive() -> None:
+    """Never VIOLATED without a proof: a timed wait may still change everything."""
+    stop = threading.Event()
+
+    def absent(lab: Lab) -> None:
+        waiting = threading.Thread(target=stop.wait, args=(60,), daemon=True)
+        waiting.start()
+        use(lab)
+        lab.until(lambda: False, "something happens")
+
+    finding = judged(absent, patience=0.5)
+    stop.set()
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert "timers" in finding.message
+
+
+def test_a_call_that_never_returns_is_hung() -> None:
+    """A hang anywhere in the subject is found by the same look; the process is poisoned."""
+    release = threading.Event()
+
+    class Stuck(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            release.wait()
+            return super().submit(int)
+
+    def stuck(lab: Lab) -> None:
+        with lab.executor(max_workers=1) as executor:
+            lab.submit(executor, "task")
+
+    finding = judged(stuck, Stuck)
+    release.set()
+    assert finding.verdict is Verdict.HUNG
+    assert finding.poisoned
+    assert "never returns" in finding.message
+
+
+def test_a_hang_on_the_way_out_does_not_hide_what_was_found() -> None:
+    """The first judgement stands, even if the subject then hangs in its own clean-up."""
+    release = threading.Event()
+
+    class StuckOnExit(ThreadPoolExecutor):
+        def __exit__(self, *_: object) -> None:
+            release.wait()
+
+    def violated(lab: Lab) -> None:
+        with lab.executor(max_workers=1):
+            lab.check(False, "the finding", "something else")
+
+    finding = judged(violated, StuckOnExit)
+    release.set()
+    assert finding.verdict is Verdict.VIOLATED
+    assert "the finding" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (NotTestable("nothing to ask"), Verdict.NOT_TESTABLE),
+        (Inconclusive("lost", because_of="EXE-01"), Verdict.INCONCLUSIVE),
+        (RuntimeError("a bug of the rule"), Verdict.VIOLATED),
+    ],
+)
+def test_each_end_has_its_word(error: Exception, verdict: Verdict) -> None:
+    """How a rule ends decides the verdict, and its words are in the message."""
+
+    def ends(lab: Lab) -> None:
+        raise error
+
+    finding = judged(ends)
+    assert finding.verdict is verdict
+    assert str(error) in finding.message
+
+
+def test_a_task_that_failed_by_itself_is_blamed() -> None:
+    """Attribute first: a broken task makes an absence true, and the absence is not the finding."""
+
+    class Broken(ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(OSError("no worker"))
+            return future
+
+    def absent(lab: Lab) -> None:
+        with lab.executor(max_workers=1) as executor:
+            lab.submit(executor, "task")
+            lab.until(lambda: bool(lab.live()), "the task is in flight")
+
+    finding = judged(absent, Broken)
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert "EXE-01" in finding.message
+    assert "no worker" in finding.message
+
+
+def test_unclaimed_capabilities_are_not_judged() -> None:
+    """NOT-CLAIMED names what is missing, and no probe runs."""
+    finding = judged(use, capabilities=frozenset({"nested", "resize"}))
+    assert finding.verdict is Verdict.NOT_CLAIMED
+    assert "nested, resize" in finding.message
+
+
+def test_late_probes_report_to_their_own_scenario() -> None:
+    """A probe that ends after `fresh` is no event of the next scenario."""
+
+    def late(lab: Lab) -> None:
+        executor = ThreadPoolExecutor(1)
+        probe = lab.probe("task")
+        future = executor.submit(probe)
+        lab.until(lambda: "task" in lab.live(), "it is in flight")
+        lab.fresh()
+        future.result()
+        executor.shutdown()
+        assert len(lab.timeline) == 0
+
+    assert judged(late).verdict is Verdict.PASS
+
+
+def test_properties_shrink_within_a_budget() -> None:
+    """The smallest failing scenario is told, after a bounded number of further runs."""
+    runs: list[int] = []
+
+    def find(lab: Lab) -> None:
+        def scenario(number: int) -> None:
+            runs.append(number)
+            with lab.executor(max_workers=1) as executor:
+                lab.finish(lab.submit(executor, "task", gated=False), "the task")
+            lab.check(number < 10, f"{number} is too large", "less than 10")
+
+        forall(lab, scenario, st.integers(0, 1000), examples=50, describe=lambda n: f"the number {n}")
+
+    finding = judged(find)
+    assert finding.verdict is Verdict.VIOLATED
+    assert "the number 10" in finding.message
+    assert "10 is too large" in finding.message
+    first = next(i for i, n in enumerate(runs) if n >= 10)
+    assert len(runs) - first - 1 <= SHRINK_BUDGET
+
+
+def test_a_failure_that_does_not_come_again_is_still_a_fact() -> None:
+    """A scenario that failed once is reported, though shrinking could not repeat it."""
+    failed: list[int] = []
+
+    def find(lab: Lab) -> None:
+        def scenario(number: int) -> None:
+            use(lab)
+            if not failed and number > 3:
+                failed.append(number)
+                lab.check(False, f"{number} failed once", "never")
+
+        forall(lab, scenario, st.integers(0, 100), examples=30)
+
+    finding = judged(find)
+    assert finding.verdict is Verdict.VIOLATED
+    assert "failed once" in finding.message
+
+
+def test_a_finding_crosses_processes() -> None:
+    """`to_json` and `from_json` are inverse."""
+    finding = judged(use)
+    assert Finding.from_json(finding.to_json()) == finding
+
+
+def test_the_same_seed_draws_the_same_scenarios() -> None:
+    """Reproducible: a seed decides what is drawn."""
+    drawn: list[list[int]] = [[], []]
+    for row in drawn:
+
+        def find(lab: Lab, row: list[int] = row) -> None:
+            def scenario(number: int) -> None:
+                row.append(number)
+                use(lab)
+
+            forall(lab, scenario, st.integers(), examples=10)
+
+        assert judged(find).verdict is Verdict.PASS
+    assert drawn[0] == drawn[1]
+
+
+def test_executors_opened_by_a_context_manager_work() -> None:
+    """A factory may own more than the executor."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def make(max_workers: int) -> Any:
+        with ThreadPoolExecutor(max_workers) as executor:
+            assert isinstance(executor, Executor)
+            yield executor
+
+    assert judged(use, make).verdict is Verdict.PASS

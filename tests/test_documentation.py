@@ -1,0 +1,47 @@
+"""What the documentation shows does what it says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/tutorial/*.md"), *ROOT.glob("docs/how-to/*.md")])
+
+
+def blocks(language: str) -> list[Any]:
+    found: list[Any] = []
+    for page in PAGES:
+        for number, match in enumerate(re.finditer(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)):
+            found.append(pytest.param(match[1], id=f"{page.stem}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code: str) -> None:
+    """Each Python block runs as it stands, and prints what its comments say."""
+    if "distributed" in code:
+        pytest.importorskip("distributed", reason="the cluster example needs the extra `distributed`")
+    printed = StringIO()
+    with redirect_stdout(printed):
+        exec(compile(code, "<documentation>", "exec"), {"__name__": "suites.scheduler"})
+    told = re.findall(r"print\(.*\)  # (.*)", code)
+    assert printed.getvalue().split("\n")[:-1] == told
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_toml_blocks_are_valid(text: str) -> None:
+    """Each TOML block can be pasted."""
+    assert tomllib.loads(text)
+
+
+def test_the_readme_names_the_commands_that_ci_runs() -> None:
+    """CI passes the tests by the README's own command."""
+    assert ".venv/bin/pytest tests" in (ROOT / "README.md").read_text()
+    assert ".venv/bin/pytest tests" in (ROOT / ".ci" / "run").read_text()

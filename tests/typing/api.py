@@ -1,0 +1,46 @@
+"""Types of the public interface, checked by mypy and pyright; never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor as StandardExecutor
+from concurrent.futures import Future
+from typing import assert_type
+
+from flowcheck_reference import Executor
+from flowcheck_reference.subject import Reference
+from pytest_flowcheck import rule
+from pytest_flowcheck.errors import Grade
+from pytest_flowcheck.probes.lab import Call, Lab
+from pytest_flowcheck.protocols import Subject
+from pytest_flowcheck.protocols import executor as protocol
+
+
+def number(text: str) -> int:
+    return int(text)
+
+
+def an_executor_is_typed_by_its_task() -> None:
+    with Executor(2) as executor:
+        assert_type(executor.submit(number, "1"), Future[int])
+        assert_type(executor.map(number, ["1"]), Iterator[int])
+        takes_executor(executor)
+        takes_resizable(executor)
+
+
+def takes_executor(executor: StandardExecutor) -> None: ...
+def takes_resizable(executor: protocol.Resizable) -> None: ...
+def takes_subject(subject: Subject) -> None: ...
+def takes_opener(opener: protocol.Opener) -> None: ...
+
+
+def the_reference_is_a_subject() -> None:
+    takes_subject(Reference())
+    takes_opener(Reference().executor)
+
+
+@rule("XYZ-01")
+def a_rule_takes_a_lab(lab: Lab) -> None:
+    assert_type(lab.settle(), Grade)
+    assert_type(lab.call("number", lambda: number("1")), Call[int])
+    assert_type(lab.call("number", lambda: number("1")).result(), int)
