@@ -34,7 +34,7 @@ def wait_list(sighting: Sighting, harness: Harness | None = None) -> list[str]:
     me, lines, idle = os.getpid(), list[str](), 0
     threads = {_native(thread): thread for thread in threading.enumerate()}
     # The documented way to see other threads, though its name begins with an underscore.
-    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     for wait in sighting.waits:
         if wait.pid != me or not wait.tid:
             continue

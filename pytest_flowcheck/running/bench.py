@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import os
 import sys
@@ -36,6 +37,8 @@ class Bench:
         self._stack = ExitStack()
         if journal is not None:
             journal.hello()
+            # a segmentation fault says where on the journal's shelf, not in the middle of the user's terminal
+            faulthandler.enable(self._stack.enter_context(journal.fault.open("w")), all_threads=False)
         self._reaps = become_subreaper()
         self._children = set(descendants())
         self._noted = self._stack.enter_context(shield.own_hooks())
@@ -63,6 +66,8 @@ class Bench:
             if isinstance(subject, str):
                 return Finding(rule.id, Verdict.ADAPTER_ERROR, level, "observed", message=subject)
             self.harness.between_rules()
+            if self.journal is not None:
+                self.journal.write("ready", tids=[tid for pid, tid in self.harness.threads() if self.harness.owns(pid, tid)])
             try:
                 finding = judge(rule, subject, self.harness, patience=self.plan.patience, seed=self.plan.seed)
             except Exception:

@@ -27,9 +27,7 @@ def show(config: pytest.Config) -> int:
         lines = list(explain(find_rules([config.option.flowcheck_explain], rules)[0]))
     else:
         lines = list(_rules(facets)) + list(_subjects(config))
-    writer = config.get_terminal_writer()
-    for line in fit(lines, getattr(sys.stdout, "encoding", None)):
-        writer.line(line)
+    sys.stdout.write("\n".join(fit(lines, getattr(sys.stdout, "encoding", None))) + "\n")
     return 0
 
 

@@ -135,17 +135,19 @@ class Containment:
         task = self._plan.tasks.get(crashitem)
         if task is None:
             return
-        worker = str(report.node.gateway.id)  # type: ignore[attr-defined]
+        worker = str(report.node.gateway.id)
         finding = self._crash(task, worker)
+        self._begun.discard(crashitem)  # a plugin may have it run again
         report.when, report.keywords = "call", {task.name: 1}
-        report.flowcheck = finding.to_json()  # type: ignore[attr-defined]
+        report.location = (f"flowcheck/{task.rule.facet}", None, f"{task.rule.facet} {task.name}")
+        report.flowcheck = finding.to_json()
         report.user_properties = [*properties(task), ("flowcheck_verdict", finding.verdict.value)]
         told = miss_or_story(task, finding)
         if told is None:
             report.outcome, report.longrepr = "passed", None
         else:
             report.longrepr = told
-        report.flowcheck_died = True  # type: ignore[attr-defined]
+        report.flowcheck_died = True
 
     def _crash(self, task: Task, worker: str) -> Finding:
         level = task.rule.level_for(task.column.claimed(task.rule.facet) or ())
@@ -156,20 +158,26 @@ class Containment:
         if task.nodeid not in self._begun:
             message = f"workers keep dying before they can begin this rule; the last one {self._guardian.how(worker)}"
             return Finding(task.rule.id, Verdict.KIT_ERROR, shown, "observed", message=message)
-        facts = f"the process that carried the subject {self._guardian.how(worker)} in the middle of the rule"
-        message = (
-            f"{_sentence(task)}What it did:   {facts}\n"
+        message = f"{_sentence(task)}{self._obituary(worker)}"
+        return Finding(task.rule.id, Verdict.CRASHED, shown, "proven", message=message)
+
+    def _obituary(self, worker: str) -> str:
+        how = self._guardian.how(worker)
+        frames = journal.fault(self._folder, worker)[:6]
+        where = "".join(f"\n    {line}" for line in ["Innermost first:", *frames]) if frames else ""
+        cause = "Native code that touches memory it does not own." if frames else "`os._exit`, or a signal to the whole process."
+        return (
+            f"What it did:   the process that carried the subject {how} in the middle of the rule{where}\n"
             "Expected:      the process outlives whatever a task or a call into the subject does\n"
             "Why proof:     the process is gone, and nothing but the subject ran in it\n"
-            f"Usual cause:   {task.rule.usual_cause}"
+            f"Usual cause:   {cause}"
         )
-        return Finding(task.rule.id, Verdict.CRASHED, shown, "proven", message=message)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """xdist reports a dead worker's item once; JUnit writes an item's properties only at its teardown."""
         if getattr(report, "flowcheck_died", False):
-            del report.flowcheck_died  # type: ignore[attr-defined]
+            del report.flowcheck_died
             ending = pytest.TestReport(
                 nodeid=report.nodeid,
                 location=report.location,
@@ -179,7 +187,7 @@ class Containment:
                 when="teardown",
                 user_properties=report.user_properties,
             )
-            ending.node = report.node  # type: ignore[attr-defined]
+            ending.node = report.node
             self._config.hook.pytest_runtest_logreport(report=ending)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.certificate.verdicts import Verdict
 from pytest_flowcheck.proof import Harness, Observer, State, descendants, kill_tree, wait_list
+from pytest_flowcheck.proof.sighting import conclude
 from pytest_flowcheck.running import journal
 from pytest_flowcheck.running.resolve import ended
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_flowcheck.errors import Grade
+
+LOOKS: Final = 3
+"""Equal looks that make a proof."""
 
 ROUND: Final = 0.25
 """Seconds between two rounds."""
@@ -208,8 +212,14 @@ def _proof(page: journal.Page) -> list[str]:
         # a condition variable has two words, four bytes apart, at which its waiters take turns
         if other is not None and abs(other - at) <= 8:
             excused.add((page.pid, int(name)))
-    sighting = Observer(_Excused(excused), root=page.pid).prove(lambda: 0)
-    return wait_list(sighting) if sighting.state is State.QUIESCENT and sighting.waits else []
+    observer = Observer(_Excused(excused), root=page.pid)
+    for _ in range(LOOKS):
+        sighting = observer.look()
+        # A timer of the worker itself (pytest-timeout's) ends no wait: Python's handlers run under that very lock.
+        waits = tuple(w for w in sighting.waits if (w.pid, w.tid, w.kind) != (page.pid, 0, "timed"))
+        if not waits or conclude(waits).state is not State.QUIESCENT:
+            return []
+    return wait_list(conclude(waits))
 
 
 def _address(pid: int, tid: int) -> int | None:

@@ -88,7 +88,7 @@ class RuleItem(pytest.Item):
     @property
     def line(self) -> int:
         """The line of the rule's function, counted from 0."""
-        return inspect.unwrap(self.task.rule.function).__code__.co_firstlineno - 1
+        return inspect.getsourcelines(self.task.rule.function)[1] - 1
 
 
 def properties(task: Task) -> list[tuple[str, object]]:

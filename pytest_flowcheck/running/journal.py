@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._file, self._pulse = folder / f"{worker}.journal", folder / f"{worker}.pulse"
+        self.fault = folder / f"{worker}.fault"
         self._stop = threading.Event()
 
     def hello(self) -> None:
@@ -58,6 +59,7 @@ class Page:
     worker: str
     pid: int = 0
     tids: list[int] = field(default_factory=list[int])
+    """Its threads that are the harness's."""
     pulse_tid: int = 0
     nodeid: str = ""
     """The item that is being judged, or was last."""
@@ -84,6 +86,8 @@ def read(folder: Path, worker: str) -> Page:
             continue  # the line is being written
         if fact["kind"] == "hello":
             page.pid, page.tids, page.pulse_tid = fact["pid"], fact["tids"], fact["pulse_tid"]
+        elif fact["kind"] == "ready":
+            page.tids = fact["tids"]
         elif fact["kind"] == "begin":
             page.nodeid, page.begun = fact["nodeid"], fact["at"]
         elif fact["kind"] == "end":
@@ -93,6 +97,10 @@ def read(folder: Path, worker: str) -> Page:
     return page
 
 
-def workers(folder: Path) -> list[str]:
-    """The workers that have a journal."""
-    return sorted(path.stem for path in folder.glob("*.journal"))
+def fault(folder: Path, worker: str) -> list[str]:
+    """Where the interpreter was when it crashed, innermost first; empty if it did not, or could not say."""
+    try:
+        text = (folder / f"{worker}.fault").read_text(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.startswith("  File ")]

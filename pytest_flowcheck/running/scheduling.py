@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from xdist.scheduler import LoadScheduling
+from xdist.scheduler import LoadScheduling  # type: ignore[import-untyped]  # xdist ships no types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ STILLBORN: Final = 5
 """After so many deaths in a row before anything began, the item in front is blamed: a run must come to its end."""
 
 
-class Scheduler(LoadScheduling):
+class Scheduler(LoadScheduling):  # type: ignore[misc]
     """`load`, but an item that never began is given to another worker instead of being called crashed.
 
     A worker begins an item when it sends `logstart`. xdist takes the first item that a dead worker had in hand for the
@@ -31,19 +31,22 @@ class Scheduler(LoadScheduling):
         """Give back what the worker had in hand; returns the item that it died in, if any."""
         pending = self.node2pending.get(node)
         if not pending or self.collection is None:
-            return super().remove_node(node)
+            return self._crashed(node)
         first = self.collection[pending[0]]
         if first in self._begun:
             self._stillborn = 0
-            crashed = super().remove_node(node)
-            self._begun.discard(first)
-            return crashed
+            return self._crashed(node)
         self._stillborn = 0 if self._left(node.gateway.id) else self._stillborn + 1
         if self._stillborn >= STILLBORN:
             self._stillborn = 0
-            return super().remove_node(node)
+            return self._crashed(node)
         self.node2pending.pop(node)
         self.pending[:0] = pending
         for other in self.node2pending:
             self.check_schedule(other)
         return None
+
+    def _crashed(self, node: Any) -> str | None:
+        """As xdist has it: the first that the worker had in hand."""
+        crashed: str | None = super().remove_node(node)
+        return crashed

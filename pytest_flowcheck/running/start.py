@@ -97,7 +97,7 @@ def report_folder(config: pytest.Config) -> Path | None:
         raise UsageError("--flowcheck-report: a selftest certifies nobody; leave out one of the two options")
     from pytest_flowcheck.certificate.document import require_writable
 
-    folder = config.invocation_params.dir / config.option.flowcheck_report
+    folder = config.invocation_params.dir / str(config.option.flowcheck_report)
     if not config.option.collectonly:
         require_writable(folder)
     return folder

@@ -18,7 +18,17 @@ from controls import clocks, dead, live, outside
 from controls.stage import CONTROLS, Control
 
 import pytest_flowcheck
-from pytest_flowcheck.proof import Harness, Observer, State, become_subreaper, descendants, kill_tree, procfs, syscalls
+from pytest_flowcheck.proof import (
+    Harness,
+    Observer,
+    Sighting,
+    State,
+    become_subreaper,
+    descendants,
+    kill_tree,
+    procfs,
+    syscalls,
+)
 from pytest_flowcheck.proof import observer as observer_module
 
 if TYPE_CHECKING:
@@ -89,12 +99,20 @@ def waiting_thread(event: threading.Event) -> threading.Thread:
     return thread
 
 
+def settled(observer: Observer) -> Sighting:
+    """A sighting at which nothing ran: threads need a moment until they wait."""
+    sighting = observer.prove(int)
+    while sighting.state is State.RUNNING:
+        sighting = observer.prove(int)
+    return sighting
+
+
 def test_threads_of_the_start_are_the_harnesss(release: threading.Event) -> None:
     """A thread that existed at the start is not looked at; one that came after is."""
     before = waiting_thread(release)
     harness = Harness.at_start()
     after = waiting_thread(release)
-    seen = {wait.tid for wait in Observer(harness).look().waits}
+    seen = {wait.tid for wait in settled(Observer(harness)).waits}
     assert before.native_id not in seen
     assert after.native_id in seen
 
@@ -103,12 +121,13 @@ def test_threads_between_two_rules_are_the_harnesss(release: threading.Event) ->
     """What appears between two rules is the harness's, even if it has a deadline; what a rule leaves is not."""
     harness = Harness.at_start()
     left = waiting_thread(release)
+    settled(Observer(harness))
     harness.rule_ended()
     timer = threading.Timer(60, int)
     timer.start()
     try:
         harness.between_rules()
-        sighting = Observer(harness).prove(int)
+        sighting = settled(Observer(harness))
         assert sighting.state is State.QUIESCENT, sighting
         assert {wait.tid for wait in sighting.waits} == {left.native_id}
     finally:
@@ -134,7 +153,7 @@ def test_a_thread_that_a_leaked_thread_may_have_started_is_the_subjects() -> Non
     go.set()
     gone.wait()
     harness.between_rules()
-    assert len(Observer(harness).look().waits) == 2
+    assert len(settled(Observer(harness)).waits) == 2
     release.set()
 
 
@@ -144,9 +163,9 @@ def test_an_adopted_thread_is_the_harnesss_and_a_disowned_one_is_not(release: th
     thread = waiting_thread(release)
     assert thread.native_id is not None
     harness.adopt(thread.native_id)
-    assert not Observer(harness).look().waits
+    assert not settled(Observer(harness)).waits
     harness.disown(thread.native_id)
-    assert [wait.tid for wait in Observer(harness).prove(int).waits] == [thread.native_id]
+    assert [wait.tid for wait in settled(Observer(harness)).waits] == [thread.native_id]
 
 
 def test_the_harnesss_alarm_is_no_reason_to_doubt(release: threading.Event) -> None:
@@ -157,9 +176,9 @@ def test_the_harnesss_alarm_is_no_reason_to_doubt(release: threading.Event) -> N
     held = signal.setitimer(signal.ITIMER_REAL, 100)
     try:
         harness.between_rules()
-        assert Observer(harness).prove(int).state is State.QUIESCENT
+        assert settled(Observer(harness)).state is State.QUIESCENT
         signal.signal(signal.SIGALRM, lambda *_: None)
-        assert Observer(harness).prove(int).state is State.TIMERS
+        assert settled(Observer(harness)).state is State.TIMERS
     finally:
         signal.setitimer(signal.ITIMER_REAL, *held)
         signal.signal(signal.SIGALRM, before)
@@ -178,9 +197,7 @@ def test_a_forked_child_does_not_inherit_the_harnesss_alarm(release: threading.E
             os.read(read, 1)
             os._exit(0)
         try:
-            sighting = Observer(harness).prove(int)
-            while sighting.state is State.RUNNING:
-                sighting = Observer(harness).prove(int)
+            sighting = settled(Observer(harness))
             assert sighting.state is State.QUIESCENT, sighting
         finally:
             os.write(write, b"x")
@@ -199,9 +216,7 @@ def test_a_parent_proves_a_deadlock_that_keeps_the_interpreter() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        sighting = Observer(root=child.pid).prove(int)
-        while sighting.state is State.RUNNING:
-            sighting = Observer(root=child.pid).prove(int)
+        sighting = settled(Observer(root=child.pid))
         child.kill()
     assert sighting.state is State.QUIESCENT, sighting
 
@@ -225,7 +240,9 @@ def test_an_event_between_two_looks_starts_the_proof_again(release: threading.Ev
         asked.append(next(lengths))
         return asked[-1]
 
-    assert Observer(harness).prove(length).state is State.QUIESCENT
+    observer = Observer(harness)
+    settled(observer)
+    assert observer.prove(length).state is State.QUIESCENT
     assert asked == [0, 1, 2, 2, 3, 3, 3, 3]
 
 
@@ -277,8 +294,6 @@ def test_a_lost_future_in_this_very_process_is_proven() -> None:
     harness = Harness.at_start()
     lost: Future[int] = Future()
     threading.Thread(target=lost.result, daemon=True).start()
-    sighting = Observer(harness).prove(int)
-    while sighting.state is State.RUNNING:
-        sighting = Observer(harness).prove(int)
+    sighting = settled(Observer(harness))
     assert sighting.state is State.QUIESCENT, sighting
     lost.set_result(0)

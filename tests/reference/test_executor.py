@@ -983,10 +983,14 @@ import signal, threading
 from flowcheck_reference import Executor
 ready, gate = threading.Event(), threading.Event()
 executor = Executor(1)
+def once(*_):
+    signal.signal(signal.SIGINT, lambda *_: None)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, once)
 def body():
     ready.wait()
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    gate.wait()
+    while not gate.wait(0.01):  # a signal that comes just before the system call interrupts nothing: again
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     return 3
 future = executor.submit(body)
 try: ready.set(); future.result()
@@ -1013,7 +1017,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0003)
 while hits < 1000:
     try:
         executor.submit(int)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError):  # `Thread.start`, interrupted, may say "release unlocked lock" instead
         hits += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
 print([executor.submit(int, i).result(20) for i in range(3)])
@@ -1033,16 +1037,16 @@ def handler(*_):
     hits += 1
     executor.submit(int)
     executor.submit(int).cancel()
-    if hits == 500:
+    if hits >= 500:  # a handler may interrupt a handler, so that nobody sees exactly 500
         signal.setitimer(signal.ITIMER_REAL, 0)
         executor.shutdown(wait=False)
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0003)
 try:
     while True: executor.submit(int)
-except RuntimeError: print(hits)
+except RuntimeError: print(hits >= 500)
 executor.shutdown()
-""").strip() == "500"
+""").strip() == "True"
 
 
 def test_an_interrupted_start_of_a_worker_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

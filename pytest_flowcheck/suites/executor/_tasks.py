@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -59,6 +60,18 @@ class Raiser:
 
     def __call__(self, *_: Any) -> NoReturn:
         raise self.error
+
+
+class Hesitant:
+    """An argument that waits at a gate each time it is pickled; unpickled it is an empty text."""
+
+    def __init__(self, gate: Callable[[int], Any]) -> None:
+        self._gate, self._pickled = gate, 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._pickled += 1
+        self._gate(self._pickled)
+        return str, ()
 
 
 def describe_call(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
@@ -29,66 +30,69 @@ def a_killed_worker_hangs_nothing(lab: Lab) -> None:
 
     Usual cause: The death is noticed by a pipe that the newest worker's siblings have inherited, so it never closes.
 
-    Proof: The worker is killed while its probe is at its gate; each future is waited for, and that one can never be done is proven from the kernel.
+    Proof: The worker is killed while its probe is at its gate; each future is waited for, and that one can never be done is proven from the kernel. Where an initializer is claimed, its arguments hold up the start of the second worker, while it is pickled, until all else is at rest: whoever watches the workers has looked before the newest is there.
 
-    Source: Python library reference, `BrokenProcessPool`; CPython `process.py`.
+    Source: Python library reference, `BrokenProcessPool`; CPython `process.py`, where `submit` wakes the manager first and starts the worker after.
     """
     for which in ("newest", "oldest"):
         lab.fresh()
-        with lab.executor(max_workers=2) as executor:
+        hesitant = tasks.Hesitant(lab.probe("starting worker"))
+        options = {"initializer": tasks.initialise, "initargs": (hesitant,)} if lab.claims("initializer") else {}
+        with lab.executor(max_workers=2, **options) as executor:
+            lab.open("starting worker(1)")
             futures = _one_after_the_other(lab, executor)
-            pids = [e.pid for e in lab.timeline.of("started")]
-            victim = max(pids) if which == "newest" else min(pids)
-            if victim not in descendants() or len(set(pids)) < 2:
+            pids = {e.probe: e.pid for e in lab.timeline.of("started")}
+            victim = pids["hold 1" if which == "newest" else "hold 0"]
+            if victim not in descendants() or pids["hold 0"] == pids["hold 1"]:
                 raise NotTestable("its workers are no child processes of this one that could be killed one by one")
             lab.note(f"the {which} worker, pid {victim}, is killed")
             os.kill(victim, signal.SIGKILL)
-            carried = [e.probe for e in lab.timeline.of("started") if e.pid == victim]
-            lab.until(lambda carried=carried: set(carried) <= set(lab.timeline.names("lost")), "the worker is gone")  # type: ignore[misc]
-            # the other worker stays at its gate: its result must not be what makes the pool look at the dead one
-            orphans = [future for name, future in zip(("hold 0", "hold 1"), futures, strict=True) if name in carried]
-            lab.until(
-                lambda carried=carried, orphans=orphans: (  # type: ignore[misc]
-                    all(f.done() for f in orphans) or all(lab.started().count(name) > 1 for name in carried)
-                ),
-                f"the future whose {which} worker was killed fails, or its task is run again",
-                hung=True,
-            )
-            lab.open_all()
-            settle_done(lab, futures, f"after its {which} worker was killed")
-            for i, future in enumerate(futures):
-                error = error_of(lab, future, f"the future of hold {i}")
-                silent = error is not None and not str(error) and type(error) in (Exception, CancelledError)
-                lab.check(not silent, f"the future of hold {i} failed with {error!r}", "an error that names the cause")
-
-            def later() -> str:
-                try:
-                    future = executor.submit(lab.probe("later", gated=False))
-                except RuntimeError as refusal:  # BrokenExecutor is one
-                    return f"raised {refusal!r}"
-                lab.watch(future)
-                return f"ended with {error_of(lab, future, 'a task submitted after the death')!r}"
-
-            lab.note(f"a later submit {lab.call('a submit after the death', later).result()}")
+            _survives(lab, executor, futures, "hold 1" if which == "newest" else "hold 0", which)
 
 
 def _one_after_the_other(lab: Lab, executor: Any) -> list[Any]:
-    """Two tasks at their gates on two workers, the second started when all that serves the first is at rest.
-
-    Threads change hands at every opportunity meanwhile, so that who watches the workers looks before the newest is
-    entered in the books: the interleaving that a pool must survive, and that luck alone rarely shows.
-    """
+    """Two tasks at their gates on two workers, the second started when all that serves the first is at rest."""
     futures: list[Any] = []
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-6)  # where nothing can be held up: change hands as often as possible instead
     try:
         for i in range(2):
-            futures.append(lab.submit(executor, f"hold {i}"))
-            lab.until(lambda i=i: len(lab.live()) == i + 1, "2 gated tasks are in flight on 2 workers", needs="EXE-03")  # type: ignore[misc]
+            submit = lab.call(f"submit of hold {i}", partial(lab.submit, executor, f"hold {i}"))
+            lab.settle()
+            lab.open(f"starting worker({i + 1})")
+            futures.append(submit.result())
+            lab.until(lambda i=i: f"hold {i}" in lab.live(), "2 gated tasks are in flight on 2 workers", needs="EXE-03")  # type: ignore[misc]
             lab.settle()
     finally:
         sys.setswitchinterval(interval)
     return futures
+
+
+def _survives(lab: Lab, executor: Any, futures: list[Any], carried: str, which: str) -> None:
+    lab.until(lambda: carried in lab.timeline.names("lost"), "the worker is gone")
+    # the other worker stays at its gate: its result must not be what makes the pool look at the dead one
+    orphan = futures[int(carried[-1])]
+    lab.until(
+        lambda: orphan.done() or lab.started().count(carried) > 1,
+        f"the future whose {which} worker was killed fails, or its task is run again",
+        hung=True,
+    )
+    lab.open_all()
+    settle_done(lab, futures, f"after its {which} worker was killed")
+    for i, future in enumerate(futures):
+        error = error_of(lab, future, f"the future of hold {i}")
+        silent = error is not None and not str(error) and type(error) in (Exception, CancelledError)
+        lab.check(not silent, f"the future of hold {i} failed with {error!r}", "an error that names the cause")
+
+    def later() -> str:
+        try:
+            future = executor.submit(lab.probe("later", gated=False))
+        except RuntimeError as refusal:  # BrokenExecutor is one
+            return f"raised {refusal!r}"
+        lab.watch(future)
+        return f"ended with {error_of(lab, future, 'a task submitted after the death')!r}"
+
+    lab.note(f"a later submit {lab.call('a submit after the death', later).result()}")
 
 
 @rule("EXE-25", "process")

@@ -241,8 +241,7 @@ def _locker() -> Outsider:
 def file_lock(stage: Stage) -> None:
     """A file lock that a process outside holds."""
     time.sleep(0.1)
-    file = open(stage.inherited)
-    stage.thread(fcntl.flock, file, fcntl.LOCK_EX)
+    stage.thread(fcntl.flock, os.open(stage.inherited, os.O_RDONLY), fcntl.LOCK_EX)
 
 
 @live(outsider=_fifo_writer)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pytest_flowcheck.proof import (
@@ -21,6 +20,7 @@ from pytest_flowcheck.proof import (
     become_subreaper,
     descendants,
     kill_tree,
+    procfs,
     wait_list,
 )
 
@@ -100,10 +100,17 @@ def dead(*, main: bool = False, subreaper: bool = True, restless: bool = False) 
 
 def every(seconds: float, act: Callable[[], object], subject: int | None = None) -> None:
     """What an outsider does; a daemon does it for as long as the subject is there."""
-    while subject is None or Path(f"/proc/{subject}").exists():
+    while subject is None or _lives(subject):
         time.sleep(seconds)
         act()
     os._exit(0)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return not procfs.stat(f"/proc/{pid}/stat").dead
+    except OSError:
+        return False
 
 
 def judge(control: Control, observer: Observer, rounds: int) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""Runs pytest in a process of its own on a copy of `nasty/`, and tells what it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+NASTY = Path(__file__).parent / "nasty"
+QUIET = ("randomly", "asyncio", "pytest_cov", "rerunfailures", "anyio", "hypothesispytest")
+"""Plugins that these runs do without, for speed; `test_company_of_plugins.py` has them."""
+
+
+@dataclass
+class Run:
+    """What one run of pytest did."""
+
+    status: int
+    output: str
+    seconds: float
+    left: list[str] = field(default_factory=list[str])
+    """Command lines of processes that outlived it."""
+    certificates: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    def verdicts(self, label: str) -> dict[str, str]:
+        """Rule -> verdict of the facet `tiny`."""
+        return {r["id"]: r["verdict"] for r in self.certificates[label]["rules"] if r["facet"] == "tiny"}
+
+    @property
+    def last(self) -> str:
+        """The last line."""
+        return self.output.strip().splitlines()[-1]
+
+
+class Runner:
+    """`run("--flowcheck", ...)`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = f"flowcheck-test-{uuid.uuid4().hex}"
+
+    def __call__(self, *args: str, quiet: bool = True, env: dict[str, str] | None = None, report: bool = True) -> Run:
+        """Run pytest in the folder; certificates go to `certificates/` unless `report` is off."""
+        command = [sys.executable, "-m", "pytest"]
+        if quiet:
+            command += [word for name in QUIET for word in ("-p", f"no:{name}")]
+        if report:
+            command.append("--flowcheck-report=certificates")
+        began = monotonic()
+        done = subprocess.run(
+            [*command, *args],
+            cwd=self.folder,
+            env={**_plain_environment(), "FLOWCHECK_TEST_MARK": self.mark, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        found = {path.parent.name: json.loads(path.read_text()) for path in self.folder.glob("certificates/*/certificate.json")}
+        return Run(done.returncode, done.stdout, monotonic() - began, self.left(), found)
+
+    def left(self) -> list[str]:
+        """Processes that carry the run's mark in their environment and still live."""
+        return [words for pid, words in _marked(self.mark)]
+
+
+def _plain_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+
+
+def _marked(mark: str) -> Iterator[tuple[int, str]]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Runner]:
+    """A runner in a fresh copy of `nasty/`; what its runs left behind is ended."""
+    folder = tmp_path / "theirs"
+    shutil.copytree(NASTY, folder)
+    (folder / "conftest_of_theirs.py").rename(folder / "conftest.py")
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    runner = Runner(folder)
+    yield runner
+    for pid, _ in _marked(runner.mark):
+        os.kill(pid, 9)

@@ -1,0 +1,5 @@
+"""Importing this is the mistake."""
+
+import os
+
+os._exit(5)

@@ -1,0 +1,5 @@
+"""Importing this is the mistake."""
+
+import threading
+
+threading.Event().wait()

@@ -1,0 +1,3 @@
+"""Importing this is the mistake."""
+
+raise SystemExit(3)
