@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pytest_flowcheck.rules import REVISION as REVISION
     from pytest_flowcheck.rules import rule as rule
 
+    __version__: str
+
 __all__ = ["REVISION", "FlowcheckError", "UsageError", "__version__", "rule"]
 
 _LAZY = {"REVISION": "pytest_flowcheck.rules", "rule": "pytest_flowcheck.rules"}

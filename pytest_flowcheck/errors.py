@@ -33,7 +33,7 @@ class AdapterError(FlowcheckError):
     """The adapter broke its side of the protocol; nothing can be said of the subject behind it."""
 
 
-class Judgement(Exception):
+class Judgement(Exception):  # noqa: N818 - a verdict, not an error of the program
     """Ends a rule. Never raised towards the subject."""
 
 
@@ -60,7 +60,8 @@ class Violated(Judgement):
         leaked: bool = False,
     ) -> None:
         super().__init__(facts)
-        self.facts, self.expected, self.proof, self.grade = facts, expected, proof, grade
+        self.facts, self.expected, self.proof = facts, expected, proof
+        self.grade: Grade = grade
         self.hung, self.leaked = hung, leaked
         self.events: tuple[Event, ...] | None = None
 

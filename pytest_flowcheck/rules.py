@@ -67,7 +67,7 @@ def rule(
     *capabilities: str,
     should: bool = False,
     cluster: Level | Literal["exempt"] | None = None,
-    property: bool = False,
+    property: bool = False,  # noqa: A002 - the word of the specification
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Declare the function below as the judge of `rule_id`.
 

@@ -74,14 +74,14 @@ def child(lab: Lab, scenario: Callable[..., None], *args: Any) -> Generator[Chil
 def main() -> None:
     """The child's side: read what to run from stdin, run it, end like any program."""
     source = sys.stdin.buffer
-    path, spec, claims, module, name = pickle.load(source)
+    path, spec, claims, module, name = pickle.load(source)  # noqa: S301 - written by our own parent
     sys.path[:] = path
     import importlib
 
     from pytest_flowcheck import subjects
 
     subject = subjects.with_claims(subjects.load(spec), _claims(claims))
-    args = pickle.load(source)
+    args = pickle.load(source)  # noqa: S301 - written by our own parent
     getattr(importlib.import_module(module), name)(subject, *args)
 
 
@@ -91,6 +91,6 @@ def _claims(claims: Mapping[str, Any]) -> dict[str, frozenset[str]]:
 
 if __name__ == "__main__":
     # not as __main__: worker processes that a scenario starts by spawn import the main module again
-    from pytest_flowcheck.probes import child as _child
+    from pytest_flowcheck.probes import child as _child  # noqa: PLW0406
 
     _child.main()

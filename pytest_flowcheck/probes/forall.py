@@ -19,6 +19,9 @@ SHRINK_BUDGET = 40
 """Scenarios run after the first failure. Each may leave stuck threads behind, and each proof of a hang costs some
 60 ms: enough to make an example small, not to make it minimal at any price."""
 
+_ALL_CHECKS: tuple[HealthCheck, ...] = tuple(HealthCheck.__members__.values())
+"""Gated scenarios are slow and filter nothing: hypothesis's advice on either would only be noise."""
+
 
 def forall(
     lab: Lab,
@@ -54,7 +57,7 @@ def forall(
         derandomize=False,
         print_blob=False,
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=_ALL_CHECKS,
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
     )
     @given(strategy)

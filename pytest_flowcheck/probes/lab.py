@@ -58,7 +58,7 @@ class Call(Generic[T]):
     def _run(self) -> None:
         try:
             self._value.append(self._function())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever the subject raises is what the rule asks about
             self.error = error
         else:
             self.returned = True

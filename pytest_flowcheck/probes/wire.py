@@ -229,7 +229,7 @@ _server_lock = threading.Lock()
 
 def server(adopt: Callable[[int], None] = lambda _: None) -> Server:
     """The server of this process; made at the first call. `adopt` is told its native thread id then."""
-    global _server
+    global _server  # noqa: PLW0603 - one listener per process, as long as the process
     with _server_lock:
         if _server is None:
             _server = Server(adopt)

@@ -88,13 +88,13 @@ class Task(futures.Future[T]):
             if self.set_running_or_notify_cancel():
                 try:
                     result = context.run(fn, *args, **kwargs)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001  its own future has it, whatever it is (EXE-13)
                     del context, fn, args, kwargs
                     self.set_exception(error)
                 else:
                     del context, fn, args, kwargs  # whoever wakes finds them gone (EXE-18)
                     self.set_result(result)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  a callback's SystemExit; `Future` itself logs each Exception (EXE-14)
             _LOG.exception("a done-callback raised")
         finally:
             del self  # the error's traceback has this frame: future → error → frame → future would be a cycle
@@ -362,7 +362,7 @@ class _Pool:
         if self.initializer is not None:
             try:
                 self.initializer(*self.initargs)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  SystemExit, too, must leave no future hanging (EXE-39)
                 _LOG.critical("the initializer of a worker failed", exc_info=True)
                 self.fail(f"the initializer of a worker failed: {error!r}")
                 return False
@@ -530,7 +530,7 @@ def _dropped(reference: weakref.ref[Executor]) -> None:
 
 def _at_exit() -> None:
     """The main thread has ended, and waits for the others next: let the workers finish what they have (EXE-20)."""
-    global _exiting
+    global _exiting  # noqa: PLW0603  the interpreter exits once
     _exiting = True
     for pool in tuple(_pools.values()):
         pool.disperse()
@@ -542,9 +542,9 @@ def _after_fork_in_child() -> None:
     for reference, old in tuple(_pools.items()):
         executor = reference()
         if executor is not None:
-            executor._pool = _pools[reference] = old.reborn()  # pyright: ignore[reportPrivateUsage]
+            executor._pool = _pools[reference] = old.reborn()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
 
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001  see "At exit" above
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -33,7 +33,7 @@ class TaskError(Exception):
     """An exception of a task's own, with two arguments."""
 
 
-class Picky(Exception):
+class Picky(Exception):  # noqa: N818 - the shape is the point, not the name
     """Pickles, but can't be unpickled: its constructor wants more than `args` holds."""
 
     def __init__(self, first: str, second: str) -> None:

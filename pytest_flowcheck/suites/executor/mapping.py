@@ -78,7 +78,7 @@ def _read(results: Iterator[Any]) -> list[Any]:
     seen: list[Any] = []
     try:
         for value in results:
-            seen.append(value)
+            seen.append(value)  # noqa: PERF402 - what came before the error counts
     except tasks.TaskError as error:
         seen.append(f"TaskError({error.args[0]})")
     return seen

@@ -139,7 +139,7 @@ def _error_of_submit(lab: Lab, executor: Any, what: str, submit: Callable[[Any],
     def attempt() -> Any:
         try:
             return submit(executor)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - refusing at once is as good as failing the future
             return error
 
     got = lab.call(f"submitting {what} that can't be pickled", attempt).result()

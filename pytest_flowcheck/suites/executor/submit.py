@@ -272,7 +272,7 @@ def senseless_max_workers_is_refused(lab: Lab) -> None:
                     return "opened"
             except (ValueError, TypeError) as error:
                 return f"refused with {type(error).__name__}"
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any other end is the finding
                 return f"raised {error!r}"
 
         got = lab.call(f"opening with max_workers={value!r}", opening).result()
@@ -303,7 +303,7 @@ def a_reader_that_times_out_disturbs_nothing(lab: Lab) -> None:
                     return f"returned {read(timeout=0.01)!r}"
                 except TimeoutError:
                     return "TimeoutError"
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - any other end is the finding
                     return f"raised {error!r}"
 
             got = lab.call(f"{what}(timeout=0.01)", impatient).result()
