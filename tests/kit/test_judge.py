@@ -8,18 +8,16 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from bystanders import fresh_harness
 from hypothesis import strategies as st
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.forall import SHRINK_BUDGET, forall
 from pytest_flowcheck.probes.lab import Lab
-from pytest_flowcheck.proof import Harness
 from pytest_flowcheck.rules import Rule
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.subjects import Subject
-
-HARNESS = Harness.at_start()
 
 
 def subject(make: Callable[..., Any] = ThreadPoolExecutor, *claims: str) -> Subject:
@@ -51,11 +49,8 @@ def judged(
     patience: float = 10.0,
     **changes: Any,
 ) -> Finding:
-    HARNESS.between_rules()
-    try:
-        return judge(rule(function, **changes), subject(make), HARNESS, patience=patience)
-    finally:
-        HARNESS.rule_ended()
+    # what other tests of this process left behind is none of this rule's business
+    return judge(rule(function, **changes), subject(make), fresh_harness(), patience=patience)
 
 
 def use(lab: Lab) -> None:
@@ -87,7 +82,7 @@ def test_an_absence_that_is_proven_violates() -> None:
             lab.until(lambda: len(lab.live()) == 2, "2 tasks are in flight")
 
     finding = judged(absent)
-    assert (finding.verdict, finding.grade) == (Verdict.VIOLATED, "proven")
+    assert (finding.verdict, finding.grade) == (Verdict.VIOLATED, "proven"), finding.message
     for part in (
         "EXE-99 The sentence.",
         "it never came about that 2 tasks are in flight",

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bystanders import fresh_harness
 from controls import clocks, dead, live, outside
 from controls.stage import CONTROLS, Control
 
 import pytest_flowcheck
 from pytest_flowcheck.proof import (
-    Harness,
     Observer,
     Sighting,
     State,
@@ -110,7 +110,7 @@ def settled(observer: Observer) -> Sighting:
 def test_threads_of_the_start_are_the_harnesss(release: threading.Event) -> None:
     """A thread that existed at the start is not looked at; one that came after is."""
     before = waiting_thread(release)
-    harness = Harness.at_start()
+    harness = fresh_harness()
     after = waiting_thread(release)
     seen = {wait.tid for wait in settled(Observer(harness)).waits}
     assert before.native_id not in seen
@@ -119,7 +119,7 @@ def test_threads_of_the_start_are_the_harnesss(release: threading.Event) -> None
 
 def test_threads_between_two_rules_are_the_harnesss(release: threading.Event) -> None:
     """What appears between two rules is the harness's, even if it has a deadline; what a rule leaves is not."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     left = waiting_thread(release)
     settled(Observer(harness))
     harness.rule_ended()
@@ -136,7 +136,7 @@ def test_threads_between_two_rules_are_the_harnesss(release: threading.Event) ->
 
 def test_a_thread_that_a_leaked_thread_may_have_started_is_the_subjects() -> None:
     """If a thread that a rule left behind ran between two rules, a new thread is not taken for the harness's."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     go, gone, release = threading.Event(), threading.Event(), threading.Event()
     begun = threading.Event()
 
@@ -159,7 +159,7 @@ def test_a_thread_that_a_leaked_thread_may_have_started_is_the_subjects() -> Non
 
 def test_an_adopted_thread_is_the_harnesss_and_a_disowned_one_is_not(release: threading.Event) -> None:
     """`adopt` takes one thread out of the picture, `disown` puts it back."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     thread = waiting_thread(release)
     assert thread.native_id is not None
     harness.adopt(thread.native_id)
@@ -170,7 +170,7 @@ def test_an_adopted_thread_is_the_harnesss_and_a_disowned_one_is_not(release: th
 
 def test_the_harnesss_alarm_is_no_reason_to_doubt(release: threading.Event) -> None:
     """An alarm that was set before the rule is the harness's; one that the subject sets is a timer."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     waiting_thread(release)
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     held = signal.setitimer(signal.ITIMER_REAL, 100)
@@ -186,7 +186,7 @@ def test_the_harnesss_alarm_is_no_reason_to_doubt(release: threading.Event) -> N
 
 def test_a_forked_child_does_not_inherit_the_harnesss_alarm(release: threading.Event) -> None:
     """The handler of the harness's alarm does not make every forked worker look as if it had a timer."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     held = signal.setitimer(signal.ITIMER_REAL, 100)
     try:
@@ -231,7 +231,7 @@ def test_a_root_that_is_gone_is_not_proven() -> None:
 
 def test_an_event_between_two_looks_starts_the_proof_again(release: threading.Event) -> None:
     """Proof needs a streak of looks during which nothing was logged."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     waiting_thread(release)
     lengths = iter([0, 1, 2, 2, 3, 3, 3, 3])
     asked: list[int] = []
@@ -264,7 +264,7 @@ def test_both_architectures_know_the_same_waits() -> None:
 
 def test_a_look_is_cheap(release: threading.Event) -> None:
     """A look at ten threads costs the processor a few milliseconds at most, besides its gap."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     for _ in range(10):
         waiting_thread(release)
     observer = Observer(harness)
@@ -291,7 +291,7 @@ def test_a_killed_tree_is_gone() -> None:
 
 def test_a_lost_future_in_this_very_process_is_proven() -> None:
     """Proof needs no process of its own: it works where the tests run."""
-    harness = Harness.at_start()
+    harness = fresh_harness()
     lost: Future[int] = Future()
     threading.Thread(target=lost.result, daemon=True).start()
     sighting = settled(Observer(harness))

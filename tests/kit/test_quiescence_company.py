@@ -132,7 +132,7 @@ def run(folder: Path, tests: str, *options: str) -> None:
         env={**os.environ, "PYTHONPATH": PATH},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
