@@ -25,24 +25,27 @@ class Ledger:
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict[tuple[str, str], Finding])
 
     def record(self, label: str, finding: Finding) -> Finding:
-        """Enter a finding; returns what the ledger reads now.
-
-        A second finding for one rule is UNSTABLE, whatever the two are. One exception: the process died when the rule
-        had ended already, and it is this rule's doing: then CRASHED replaces what was there.
-        """
+        """Enter a finding; returns what the ledger reads now: UNSTABLE for a rule's second one, whatever the two are."""
         before = self.findings.get((label, finding.rule))
-        if before is not None and not (finding.verdict is Verdict.CRASHED and before.verdict is not Verdict.UNSTABLE):
+        if before is not None:
             words = " and ".join(dict.fromkeys((before.verdict.value, finding.verdict.value)))
+            story = before.message or finding.message
             finding = Finding(
                 finding.rule,
                 Verdict.UNSTABLE,
                 finding.level,
                 "observed",
-                message=f"the rule was judged more than once in this run: {words}\n\n{before.message or finding.message}".rstrip(),
+                message=f"the rule was judged more than once in this run: {words}\n\n{story}".rstrip(),
                 evidence={"first": before.evidence.get("first") or before.to_json()},
             )
         self.findings[label, finding.rule] = finding
         return finding
+
+    def amend(self, label: str, finding: Finding) -> None:
+        """Replace what a rule reads: its process died when it had ended already, and that is this rule's doing."""
+        before = self.findings.get((label, finding.rule))
+        if before is None or before.verdict is not Verdict.UNSTABLE:
+            self.findings[label, finding.rule] = finding
 
     def of(self, label: str) -> dict[str, Finding]:
         """What was found out about one subject, by rule."""
@@ -87,8 +90,7 @@ def account(
     lines: list[tuple[Rule, Finding]] = []
     for facet in sorted(rules):
         claimed = () if claims is None else claims.get(facet)
-        for rule in sorted(rules[facet]):
-            lines.append((rule, found.get(rule.id) or _absent(rule, claimed)))
+        lines += [(rule, found.get(rule.id) or _absent(rule, claimed)) for rule in sorted(rules[facet])]
     return Account(tuple(lines))
 
 

@@ -58,7 +58,9 @@ def _capabilities(certificate: Mapping[str, Any]) -> list[str]:
 
 
 def _not_testable(rules: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [f"  {r['id']} not testable: {_first(r['message'])}" for r in rules if r["verdict"] == Verdict.NOT_TESTABLE.value]
+    return [
+        f"  {r['id']} not testable: {_first(r['message'])}" for r in rules if r["verdict"] == Verdict.NOT_TESTABLE.value
+    ]
 
 
 def _first(message: str) -> str:
@@ -83,15 +85,29 @@ def _problem(verdict: str, rules: list[Mapping[str, Any]], asked: str) -> list[s
     first = rules[0]
     if len(rules) > 1:
         message = first["message"].splitlines()[:MESSAGE_LINES]
-        return [f"  {verdict} {first['id']} to {rules[-1]['id']} ({len(rules)} rules)", *(f"      {line}" for line in message)]
+        return [
+            f"  {verdict} {first['id']} to {rules[-1]['id']} ({len(rules)} rules)",
+            *(f"      {line}" for line in message),
+        ]
     told = first["message"].removeprefix(f"{first['id']} {first['sentence']}").strip()
-    message = [line for line in told.splitlines() if line.strip()]
+    message = _without_history([line for line in told.splitlines() if line.strip()])
     cut = ["..."] if len(message) > MESSAGE_LINES else []
     return [
         f"  {verdict} {first['id']} ({first['level']}) {first['sentence']}",
         *(f"      {line}" for line in (*message[:MESSAGE_LINES], *cut)),
         f"      pytest --flowcheck --flowcheck-subject={asked} --flowcheck-only={first['id']}",
     ]
+
+
+def _without_history(lines: list[str]) -> list[str]:
+    """A story without the events under "In order:": the card says what, expected and why, the item's failure the rest."""
+    kept: list[str] = []
+    inside = False
+    for line in lines:
+        inside = line == "In order:" or (inside and line[0] == " ")
+        if not inside:
+            kept.append(line)
+    return kept
 
 
 def fit(lines: Iterable[str], encoding: str | None) -> list[str]:

@@ -48,7 +48,11 @@ def _decide(rules: list[tuple[str, Mapping[str, Any]]], several: bool, interrupt
 
 def _good(judged: list[tuple[str, Mapping[str, Any]]], by_verdict: Mapping[Verdict, list[Any]], several: bool) -> str:
     must = [entry for entry in judged if entry[1]["level"] == "MUST"]
-    parts = [f"all {len(must)} MUST rules that were judged hold" if len(must) != 1 else "the one MUST rule that was judged holds"]
+    parts = [
+        f"all {len(must)} MUST rules that were judged hold"
+        if len(must) != 1
+        else "the one MUST rule that was judged holds"
+    ]
     weak = [e for e in judged if e[1]["level"] == "SHOULD" and Verdict(e[1]["verdict"]) is not Verdict.PASS]
     if weak:
         parts.append(f"{len(weak)} SHOULD rule{_s(len(weak))} not kept ({_names(weak, several)})")

@@ -6,11 +6,14 @@ import dataclasses
 import faulthandler
 import json
 import os
+import select
 import sys
 import threading
 import traceback
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
     from pytest_flowcheck.running.journal import Journal
     from pytest_flowcheck.running.plan import Column, Plan, Task
     from pytest_flowcheck.subjects import Subject
+
+
+ENDING: Final = 0.1
+"""Seconds that a thread which Python has done with is given to leave the kernel."""
+
+PATH_OF_THREADS: Final = Path("/proc/self/task")
 
 
 class Bench:
@@ -50,6 +59,9 @@ class Bench:
             self.journal.write("begin", nodeid=task.nodeid, rule=task.rule.id, subject=task.column.label)
         try:
             finding = self._judge(task)
+        except BaseException:
+            self.poisoned = True  # interrupted in the middle of a rule: who knows what still runs
+            raise
         finally:
             if self.journal is not None:
                 self.journal.write("end", nodeid=task.nodeid)
@@ -67,23 +79,42 @@ class Bench:
                 return Finding(rule.id, Verdict.ADAPTER_ERROR, level, "observed", message=subject)
             self.harness.between_rules()
             if self.journal is not None:
-                self.journal.write("ready", tids=[tid for pid, tid in self.harness.threads() if self.harness.owns(pid, tid)])
+                self.journal.write(
+                    "ready", tids=[tid for pid, tid in self.harness.threads() if self.harness.owns(pid, tid)]
+                )
             try:
                 finding = judge(rule, subject, self.harness, patience=self.plan.patience, seed=self.plan.seed)
-            except Exception:
-                return Finding(rule.id, Verdict.KIT_ERROR, level, "observed", message=traceback.format_exc(), poisoned=True)
+            except Exception:  # noqa: BLE001 - a bug of ours must cost one verdict, like any other
+                return Finding(
+                    rule.id, Verdict.KIT_ERROR, level, "observed", message=traceback.format_exc(), poisoned=True
+                )
             finally:
+                self._let_threads_end()
                 self.harness.rule_ended()
         if self._noted:
             finding = dataclasses.replace(finding, evidence={**finding.evidence, "uncaught": self._noted[:20]})
         return _plain(finding)
+
+    def _let_threads_end(self) -> None:
+        """Wait for threads that Python has done with and the kernel not yet: for a moment, as they may be C's own.
+
+        A thread seen on its way out counts as the subject's, and when it is gone the harness must believe that the
+        subject ran between two rules: then pytest-timeout's next timer is nobody's, and no hang can be proven.
+        """
+        deadline = monotonic() + ENDING
+        while monotonic() < deadline:
+            known = {thread.native_id for thread in threading.enumerate()} | {os.getpid()}
+            known |= {tid for _, tid in self.harness.threads()}
+            if not PATH_OF_THREADS.is_dir() or all(int(tid) in known for tid in os.listdir(PATH_OF_THREADS)):
+                return
+            select.select((), (), (), 0.001)
 
     def _subject(self, column: Column) -> Subject | str:
         """The loaded subject, or why it can't be loaded here although it was in the child that resolved it."""
         if column.label not in self._subjects:
             try:
                 self._subjects[column.label] = _load(column)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it raises, its rules read ADAPTER-ERROR
                 self._subjects[column.label] = f"loading {column.spec} raised {type(error).__name__}: {error}"
         return self._subjects[column.label]
 

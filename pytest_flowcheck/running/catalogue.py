@@ -59,7 +59,9 @@ def _rules(facets: dict[str, list[Rule]]) -> Iterator[str]:
         for rule in rules:
             needs = f" [{', '.join(sorted(rule.capabilities))}]" if rule.capabilities else ""
             text = f"{rule.sentence}{needs}"
-            yield from textwrap.wrap(text, 110, initial_indent=f"  {rule.id} {rule.level:6} ", subsequent_indent=" " * 16)
+            yield from textwrap.wrap(
+                text, 110, initial_indent=f"  {rule.id} {rule.level:6} ", subsequent_indent=" " * 16
+            )
         yield ""
 
 

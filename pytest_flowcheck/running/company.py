@@ -42,7 +42,11 @@ class Company:
         self, session: pytest.Session, exitstatus: int | pytest.ExitCode
     ) -> Generator[None, object, object]:
         """Certify, then let the summary be printed."""
-        stopped = session.shouldfail or session.shouldstop or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
+        stopped = (
+            session.shouldfail
+            or session.shouldstop
+            or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
+        )
         if self._config.option.collectonly:
             self._lines = [f"{len(self._plan.tasks)} rules would be judged; `pytest --flowcheck --co` lists them"]
         elif stopped:

@@ -69,7 +69,7 @@ class Containment:
         """Keep orphans in this process's tree from now on, and keep xdist's own chatter for `-vv`."""
         self._reaps = become_subreaper()
         self._guardian.start()
-        if config.option.verbose < 2:
+        if getattr(config.option, "verbose", 0) < 2:
             manager = config.pluginmanager
             manager.unregister(name="terminaldistreporter")
             distributed: Any = manager.getplugin("dsession")
@@ -99,7 +99,7 @@ class Containment:
         """A worker's interpreter runs: give it the plan."""
         node.workerinput["flowcheck"] = self._plan.to_json()
         node.workerinput["flowcheck_journal"] = str(self._folder)
-        self._guardian.started(node.gateway.id, node.gateway._rinfo().pid)
+        self._guardian.started(node.gateway.id, node.gateway._rinfo().pid)  # noqa: SLF001 - as xdist asks
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Tests go one by one to whoever is free, and a worker that left on purpose is blamed for nothing."""
@@ -127,8 +127,10 @@ class Containment:
         if before is None:
             return  # its report never came: xdist will name it as the crashed item
         how = self._guardian.how(node.gateway.id)
-        message = f"{_sentence(task)}after the rule had ended ({before.verdict.value}), its process {how}: something it left behind did that"
-        self._certification.ledger.record(task.column.label, Finding(task.rule.id, Verdict.CRASHED, before.level, message=message))
+        late = f"after the rule had ended as {before.verdict.value}, its process {how}: what it left behind did that"
+        message = f"{_sentence(task)}{late}"
+        finding = Finding(task.rule.id, Verdict.CRASHED, before.level, message=message)
+        self._certification.ledger.amend(task.column.label, finding)
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A worker died in the middle of a rule: that is the rule's verdict."""
@@ -140,14 +142,16 @@ class Containment:
         self._begun.discard(crashitem)  # a plugin may have it run again
         report.when, report.keywords = "call", {task.name: 1}
         report.location = (f"flowcheck/{task.rule.facet}", None, f"{task.rule.facet} {task.name}")
-        report.flowcheck = finding.to_json()
+        report.flowcheck = finding.to_json()  # type: ignore[attr-defined]
         report.user_properties = [*properties(task), ("flowcheck_verdict", finding.verdict.value)]
         told = miss_or_story(task, finding)
         if told is None:
             report.outcome, report.longrepr = "passed", None
         else:
             report.longrepr = told
-        report.flowcheck_died = True
+        page = journal.read(self._folder, worker)
+        report.flowcheck_late = page.nodeid == crashitem and not page.begun  # type: ignore[attr-defined]
+        report.flowcheck_died = True  # type: ignore[attr-defined]
 
     def _crash(self, task: Task, worker: str) -> Finding:
         level = task.rule.level_for(task.column.claimed(task.rule.facet) or ())
@@ -165,7 +169,11 @@ class Containment:
         how = self._guardian.how(worker)
         frames = journal.fault(self._folder, worker)[:6]
         where = "".join(f"\n    {line}" for line in ["Innermost first:", *frames]) if frames else ""
-        cause = "Native code that touches memory it does not own." if frames else "`os._exit`, or a signal to the whole process."
+        cause = (
+            "Native code that touches memory it does not own."
+            if frames
+            else "`os._exit`, or a signal to the whole process."
+        )
         return (
             f"What it did:   the process that carried the subject {how} in the middle of the rule{where}\n"
             "Expected:      the process outlives whatever a task or a call into the subject does\n"
@@ -177,7 +185,7 @@ class Containment:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """xdist reports a dead worker's item once; JUnit writes an item's properties only at its teardown."""
         if getattr(report, "flowcheck_died", False):
-            del report.flowcheck_died
+            delattr(report, "flowcheck_died")
             ending = pytest.TestReport(
                 nodeid=report.nodeid,
                 location=report.location,
@@ -187,7 +195,7 @@ class Containment:
                 when="teardown",
                 user_properties=report.user_properties,
             )
-            ending.node = report.node
+            ending.node = report.node  # type: ignore[attr-defined]
             self._config.hook.pytest_runtest_logreport(report=ending)
 
 

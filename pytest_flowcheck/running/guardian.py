@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.certificate.verdicts import Verdict
 from pytest_flowcheck.proof import Harness, Observer, State, descendants, kill_tree, wait_list
-from pytest_flowcheck.proof.sighting import conclude
+from pytest_flowcheck.proof.sighting import Wait, conclude
 from pytest_flowcheck.running import journal
 from pytest_flowcheck.running.resolve import ended
 
@@ -213,6 +213,7 @@ def _proof(page: journal.Page) -> list[str]:
         if other is not None and abs(other - at) <= 8:
             excused.add((page.pid, int(name)))
     observer = Observer(_Excused(excused), root=page.pid)
+    waits: tuple[Wait, ...] = ()
     for _ in range(LOOKS):
         sighting = observer.look()
         # A timer of the worker itself (pytest-timeout's) ends no wait: Python's handlers run under that very lock.

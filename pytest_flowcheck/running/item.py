@@ -27,7 +27,7 @@ OUTERMOST: Final = 600.0
 """Seconds after which pytest-timeout may end a rule that neither came to an end nor was given up."""
 
 
-class RuleFailed(Exception):
+class RuleFailed(Exception):  # noqa: N818 - it carries a verdict
     """Ends an item whose verdict fails the run. The finding is its whole story."""
 
     def __init__(self, story: str) -> None:
@@ -54,7 +54,7 @@ class RuleItem(pytest.Item):
     bench: Bench | None
 
     def __init__(self, *, task: Task, bench: Bench | None, **rest: Any) -> None:
-        super().__init__(**rest)
+        super().__init__(**rest)  # pyright: ignore[reportUnknownMemberType] - pytest leaves it untyped
         self.task, self.bench = task, bench
         self.finding: Finding | None = None
         self.fixturenames: list[str] = []
@@ -99,7 +99,7 @@ def properties(task: Task) -> list[tuple[str, object]]:
 
 def unstable(first: Finding) -> Finding:
     """The verdict of a rule that some plugin runs again: a rule that needs two tries has none."""
-    before = first.verdict.value
+    story = f"the rule was run again after it had read {first.verdict.value}: what needs two tries has no verdict"
     if first.verdict is Verdict.UNSTABLE:
         return first
     return Finding(
@@ -107,7 +107,7 @@ def unstable(first: Finding) -> Finding:
         Verdict.UNSTABLE,
         first.level,
         "observed",
-        message=f"the rule was run again after it had read {before}; a certificate counts first runs only.\n\n{first.message}".rstrip(),
+        message=f"{story}\n\n{first.message}".rstrip(),
         evidence={"first": first.to_json()},
         poisoned=first.poisoned,
     )
@@ -116,7 +116,9 @@ def unstable(first: Finding) -> Finding:
 def miss_or_story(task: Task, finding: Finding) -> str | None:
     """What a failed item says; None if it does not fail."""
     if task.column.breaks is not None:
-        return None if selftest.right(task, finding) else f"{selftest.miss(task, finding)}\n\n{finding.message}".rstrip()
+        return (
+            None if selftest.right(task, finding) else f"{selftest.miss(task, finding)}\n\n{finding.message}".rstrip()
+        )
     return story(task, finding) if finding.verdict.fails(finding.level) else None
 
 
@@ -146,10 +148,10 @@ def collect(session: pytest.Session, plan: Plan, bench: Bench | None) -> list[py
         facet = task.rule.facet
         path = Path(inspect.getfile(task.rule.function))
         if facet not in parents:
-            parents[facet] = FacetCollector.from_parent(
-                session, name=f"flowcheck/{facet}", nodeid=f"flowcheck/{facet}", path=path.parent
-            )
-        item = RuleItem.from_parent(parents[facet], name=task.name, path=path, task=task, bench=bench)
+            new = FacetCollector.from_parent  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            parents[facet] = new(session, name=f"flowcheck/{facet}", nodeid=f"flowcheck/{facet}", path=path.parent)
+        add = RuleItem.from_parent  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        item = add(parents[facet], name=task.name, nodeid=task.nodeid, path=path, task=task, bench=bench)
         if session.config.pluginmanager.hasplugin("timeout"):
             # the outermost bound: so far above patience that the kit has long decided, and above any --timeout of the user
             item.add_marker(pytest.mark.timeout(max(OUTERMOST, 20 * plan.patience)))

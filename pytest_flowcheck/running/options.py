@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def alone(given: argparse.Namespace) -> bool:
 
 def node_ids(given: argparse.Namespace) -> list[str]:
     """Those of the paths that are ids of rules as reports print them: `flowcheck/executor::EXE-04[reference]`."""
-    return [arg for arg in given.file_or_dir if arg.startswith("flowcheck/") and not os.path.exists(arg.partition("::")[0])]
+    return [
+        arg for arg in given.file_or_dir if arg.startswith("flowcheck/") and not Path(arg.partition("::")[0]).exists()
+    ]
 
 
 def forced_alone() -> bool:

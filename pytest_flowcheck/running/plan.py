@@ -116,4 +116,5 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """In the worker."""
         data: dict[str, Any] = json.loads(text)
-        return cls(**{**data, "columns": [Column(**column) for column in data["columns"]]})
+        data["columns"] = [Column(**column) for column in data["columns"]]
+        return cls(**data)

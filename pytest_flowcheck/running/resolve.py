@@ -49,9 +49,12 @@ def resolve(asked: Sequence[str], extra: Mapping[str, str], folder: Path, patien
     Raises:
         UsageError: one line for each that does not exist or is no subject.
     """
-    questions = [{"load": spec, "extra": dict(extra)} for spec in asked]
+
+    def answer_to(spec: str) -> dict[str, Any]:
+        return ask({"load": spec, "extra": dict(extra)}, folder, patience)
+
     with ThreadPoolExecutor(_at_once(len(asked)), thread_name_prefix="flowcheck resolves") as pool:
-        answers = list(pool.map(lambda question: ask(question, folder, patience), questions))
+        answers = list(pool.map(answer_to, asked))
     if wrong := [answer["usage"] for answer in answers if "usage" in answer]:
         raise UsageError("\n".join(wrong))
     return [
@@ -92,6 +95,7 @@ def ask(question: dict[str, Any], folder: Path, patience: float) -> dict[str, An
         try:
             why = _wait(process, answer, patience)
         finally:
+            process.poll()  # learn how it ended before anybody collects it
             kill_tree([*descendants(process.pid), process.pid])
             process.wait()
         if answer.exists():
@@ -174,7 +178,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"column": _load(question["load"], question["extra"])}
     except UsageError as error:
         return {"usage": str(error)}
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: whatever a subject raises is one line
         text = " ".join(str(error).split())
         what = question.get("load", "the broken engines")
         return {"usage": f"subject {what!r}: loading it raised {type(error).__name__}{f': {text}' if text else ''}"}

@@ -1,3 +1,5 @@
+# xdist ships no types: what comes from it is unknown in this file, and nowhere else.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 """xdist's load scheduling, made right for workers that die, and for those that leave on purpose."""
 
 from __future__ import annotations

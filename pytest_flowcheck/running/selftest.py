@@ -41,7 +41,9 @@ def engines() -> Iterator[tuple[type[Any], frozenset[str]]]:
                 if engine.__module__ == name and (rules := broken_rules(engine)):
                     found[f"{name}:{engine.__qualname__}"] = engine, rules
     if not found:
-        raise UsageError(f"no broken engines to test the kit with: no installed package has the entry point {ENTRY_POINTS!r}")
+        raise UsageError(
+            f"no broken engines to test the kit with: no installed package has the entry point {ENTRY_POINTS!r}"
+        )
     return (found[key] for key in sorted(found))
 
 
@@ -49,7 +51,9 @@ def _modules(package: str) -> list[str]:
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise UsageError(f"the entry point {ENTRY_POINTS!r} names {package}, which can't be imported: {error}") from error
+        raise UsageError(
+            f"the entry point {ENTRY_POINTS!r} names {package}, which can't be imported: {error}"
+        ) from error
     below = pkgutil.walk_packages(getattr(module, "__path__", ()), package + ".")
     return sorted({package, *(m.name for m in below)})
 

@@ -115,12 +115,15 @@ class Certification:
             return
         data: dict[str, Any] | None = getattr(report, "flowcheck", None)
         if data is not None:
-            self.ledger.record(task.column.label, Finding.from_json(data))
+            enter = self.ledger.amend if getattr(report, "flowcheck_late", False) else self.ledger.record
+            enter(task.column.label, Finding.from_json(data))
         elif report.when != "teardown" and not report.passed:
             verdict = Verdict.NOT_RUN if report.skipped else Verdict.KIT_ERROR
             message = f"not judged: {report.when} ended it first: {report.longreprtext}"
             level = task.rule.level_for(task.column.claimed(task.rule.facet) or ())
-            finding = Finding(task.rule.id, verdict, "SHOULD" if level == "exempt" else level, "observed", message=message)
+            finding = Finding(
+                task.rule.id, verdict, "SHOULD" if level == "exempt" else level, "observed", message=message
+            )
             self.ledger.record(task.column.label, finding)
 
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
@@ -172,14 +175,17 @@ class Certification:
         self._finished = True
         interrupted = exitstatus == pytest.ExitCode.INTERRUPTED and self._by_hand
         if self.plan.selftest:
-            found = {nodeid: self.ledger.findings.get((t.column.label, t.rule.id)) for nodeid, t in self.plan.tasks.items()}
+            found = {
+                nodeid: self.ledger.findings.get((t.column.label, t.rule.id)) for nodeid, t in self.plan.tasks.items()
+            }
             self._lines, status = selftest.card(self.plan, {nodeid: f for nodeid, f in found.items() if f is not None})
         else:
             status = self._certify(interrupted=interrupted)
         broken = exitstatus in {pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR}
         odd = status == 0 and exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
         if broken or odd or (self.plan.selftest and interrupted):
-            self._lines.append(f"pytest itself ended with exit status {int(exitstatus)}")
+            said = self._lines.pop().partition(": ")[2]
+            self._lines.append(f"exit {int(exitstatus)}: pytest itself ended so; of what was reached: {said}")
             status = exitstatus
         self._status = status
         if options.forced_alone():
@@ -201,7 +207,10 @@ class Certification:
                 self._lines += [f"  {path}", ""]
         status, line = policy.decide(certificates, interrupted=interrupted)
         if unbalanced:
-            status, line = policy.KIT_ERROR, f"exit {policy.KIT_ERROR}: the books do not balance: {'; '.join(unbalanced)}"
+            status, line = (
+                policy.KIT_ERROR,
+                f"exit {policy.KIT_ERROR}: the books do not balance: {'; '.join(unbalanced)}",
+            )
         self._lines.append(line)
         return status
 

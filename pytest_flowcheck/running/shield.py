@@ -13,27 +13,28 @@ import sys
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def shielded() -> Generator[None]:
     """Around one rule."""
     with ExitStack() as stack:
         stack.enter_context(_folder())
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             stack.enter_context(_stream(descriptor, name))
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("default")
+        warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def _folder() -> Iterator[None]:
-    before = os.getcwd()
+def _folder() -> Generator[None]:
+    before = Path.cwd()
     try:
         yield
     finally:
@@ -41,7 +42,7 @@ def _folder() -> Iterator[None]:
 
 
 @contextmanager
-def _stream(descriptor: int, name: str) -> Iterator[None]:
+def _stream(descriptor: int, name: str) -> Generator[None]:
     """Give the subject a stream object of its own, and put descriptor and object back."""
     before = getattr(sys, name)
     try:
@@ -61,7 +62,7 @@ def _stream(descriptor: int, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def own_hooks() -> Iterator[list[str]]:
+def own_hooks() -> Generator[list[str]]:
     """From the first rule to the last: exceptions in the subject's threads and finalisers are noted, and judged by rules only.
 
     pytest would turn them into warnings of whatever item comes next.
@@ -74,7 +75,9 @@ def own_hooks() -> Iterator[list[str]]:
         noted.append(f"thread {name!r}: {args.exc_type.__name__}: {args.exc_value}")
 
     def in_finaliser(args: Any, /) -> None:
-        noted.append(f"{args.err_msg or 'exception ignored in'} {args.object!r}: {args.exc_type.__name__}: {args.exc_value}")
+        noted.append(
+            f"{args.err_msg or 'exception ignored in'} {args.object!r}: {args.exc_type.__name__}: {args.exc_value}"
+        )
 
     threading.excepthook, sys.unraisablehook = in_thread, in_finaliser
     try:

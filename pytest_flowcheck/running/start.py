@@ -183,11 +183,15 @@ def _resolve(config: pytest.Config) -> list[Column]:
     from pytest_flowcheck.running.resolve import resolve
 
     extra = extra_subjects(config)
-    asked = [*config.option.flowcheck_subject] or [_from_root(config, spec) for spec in config.getini("flowcheck_subject")]
+    asked = [*config.option.flowcheck_subject] or [
+        _from_root(config, spec) for spec in config.getini("flowcheck_subject")
+    ]
     if not asked:
         asked = sorted(name for name in {**subjects.registered(), **extra} if name.startswith("reference"))
     if not asked:
-        raise UsageError("nothing to certify: no reference engine is installed; name a subject with --flowcheck-subject")
+        raise UsageError(
+            "nothing to certify: no reference engine is installed; name a subject with --flowcheck-subject"
+        )
     columns = resolve(list(dict.fromkeys(asked)), extra, config.invocation_params.dir, config.option.flowcheck_patience)
     by_spec: dict[str, Column] = {}
     for column in columns:

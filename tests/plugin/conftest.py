@@ -49,27 +49,42 @@ class Runner:
         self.folder = folder
         self.mark = f"flowcheck-test-{uuid.uuid4().hex}"
 
-    def __call__(self, *args: str, quiet: bool = True, env: dict[str, str] | None = None, report: bool = True) -> Run:
-        """Run pytest in the folder; certificates go to `certificates/` unless `report` is off."""
+    def __call__(
+        self, *args: str, quiet: bool = True, env: dict[str, str] | None = None, report: bool = True, below: str = "."
+    ) -> Run:
+        """Run pytest in the folder or `below` it; certificates go to `certificates/` unless `report` is off."""
+        began = monotonic()
+        process = self.start(*args, quiet=quiet, env=env, report=report, below=below)
+        output, _ = process.communicate(timeout=240)
+        return self.finished(process.returncode, output, monotonic() - began)
+
+    def start(
+        self, *args: str, quiet: bool = True, env: dict[str, str] | None = None, report: bool = True, below: str = "."
+    ) -> subprocess.Popen[str]:
+        """The same, not waited for."""
         command = [sys.executable, "-m", "pytest"]
         if quiet:
             command += [word for name in QUIET for word in ("-p", f"no:{name}")]
         if report:
             command.append("--flowcheck-report=certificates")
-        began = monotonic()
-        done = subprocess.run(
+        return subprocess.Popen(
             [*command, *args],
-            cwd=self.folder,
+            cwd=self.folder / below,
             env={**_plain_environment(), "FLOWCHECK_TEST_MARK": self.mark, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=240,
-            check=False,
+            start_new_session=True,
         )
-        found = {path.parent.name: json.loads(path.read_text()) for path in self.folder.glob("certificates/*/certificate.json")}
-        return Run(done.returncode, done.stdout, monotonic() - began, self.left(), found)
+
+    def finished(self, status: int, output: str, seconds: float) -> Run:
+        """What a run did that is over."""
+        found = {
+            path.parent.name: json.loads(path.read_text())
+            for path in self.folder.glob("certificates/*/certificate.json")
+        }
+        return Run(status, output, seconds, self.left(), found)
 
     def left(self) -> list[str]:
         """Processes that carry the run's mark in their environment and still live."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 CALM = {"TNY-01": "PASS", "TNY-04": "PASS", "TNY-05": "PASS", "TNY-06": "PASS", "TNY-07": "PASS"}
@@ -55,7 +58,11 @@ def test_patience_bounds_what_cannot_be_proven(run) -> None:
 def test_a_time_bomb_is_charged_to_who_set_it(run) -> None:
     """A process that dies after its rule ended turns that rule's PASS into CRASHED, and no other rule's."""
     done = run(
-        "--flowcheck", "--flowcheck-subject=strikes:DiesLater", "--flowcheck-facet=tiny", "--flowcheck-only=TNY-02", "-n1"
+        "--flowcheck",
+        "--flowcheck-subject=strikes:DiesLater",
+        "--flowcheck-facet=tiny",
+        "--flowcheck-only=TNY-02",
+        "-n1",
     )
     assert done.left == []
     assert done.status in {0, 1}, done.output
@@ -66,7 +73,9 @@ def test_a_time_bomb_is_charged_to_who_set_it(run) -> None:
 def test_several_killers_beside_a_calm_one(run) -> None:
     """Subjects in one run keep their verdicts apart, however many of them die how often."""
     killers = ("Exits0", "Segfaults", "Hangs", "Exits7InThread")
-    done = run("--flowcheck", "--flowcheck-facet=tiny", *(f"--flowcheck-subject=strikes:{s}" for s in ("Calm", *killers)))
+    done = run(
+        "--flowcheck", "--flowcheck-facet=tiny", *(f"--flowcheck-subject=strikes:{s}" for s in ("Calm", *killers))
+    )
     assert set(done.verdicts("calm").values()) == {"PASS"}, done.output
     for label, verdict in {"exits0": "CRASHED", "segfaults": "CRASHED", "hangs": "HUNG", "exits7": "CRASHED"}.items():
         assert done.verdicts(label) == CALM | {"TNY-02": verdict, "TNY-03": verdict}, done.output
@@ -85,10 +94,11 @@ def test_a_real_pool_that_hangs_is_proven(run, pool: str, rule: str) -> None:
 
 @pytest.mark.parametrize("mode", ["-n0", "-pno:xdist"])
 def test_without_workers_a_hang_still_ends(run, mode: str) -> None:
-    """In one process a proven hang costs its verdict, and the process leaves with the right status instead of joining stuck threads."""
+    """In one process a proven hang costs its verdict, and the process leaves with the right status; nobody joins."""
     done = run("--flowcheck", "--flowcheck-subject=strikes:Hangs", "--flowcheck-facet=tiny", mode)
     assert done.verdicts("hangs") == CALM | {"TNY-02": "HUNG", "TNY-03": "HUNG"}, done.output
     assert (done.status, done.left) == (1, [])
+    assert done.last == "exit 1: 2 MUST rules HUNG (TNY-02, TNY-03)"
 
 
 def test_without_workers_stuck_threads_do_not_hold_up_the_exit(run) -> None:
@@ -107,8 +117,32 @@ def test_without_workers_stuck_threads_do_not_hold_up_the_exit(run) -> None:
 )
 def test_an_import_that_dies_costs_its_subject_only(run, module: str, words: str) -> None:
     """Every rule of that subject reads ADAPTER-ERROR with one clear line, the others go on; exit code 1."""
-    done = run("--flowcheck", "--flowcheck-facet=tiny", f"--flowcheck-subject={module}:X", "--flowcheck-subject=strikes:Calm")
+    done = run(
+        "--flowcheck", "--flowcheck-facet=tiny", f"--flowcheck-subject={module}:X", "--flowcheck-subject=strikes:Calm"
+    )
     assert set(done.verdicts("calm").values()) == {"PASS"}, done.output
     assert set(done.verdicts(next(k for k in done.certificates if k != "calm")).values()) == {"ADAPTER-ERROR"}
     assert words in done.output
     assert (done.status, done.left) == (1, [])
+
+
+@pytest.mark.parametrize(("mode", "whom"), [("-n2", os.killpg), ("-n2", os.kill), ("-n0", os.kill)])
+def test_ctrl_c_leaves_a_certificate(run, mode: str, whom) -> None:
+    """Interrupted in the middle of a rule: exit code 2 at once, what was judged stands, the rest reads NOT-RUN."""
+    os.mkfifo(run.folder / "struck")
+    args = (
+        "--flowcheck",
+        "--flowcheck-subject=strikes:Announces",
+        "--flowcheck-facet=tiny",
+        "--flowcheck-patience=200",
+    )
+    process = run.start(*args, mode)
+    with open(run.folder / "struck") as pipe:  # opens once the subject strikes
+        assert pipe.read(1) == "x"
+    whom(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    done = run.finished(process.returncode, output, 0)
+    assert (done.status, done.left) == (2, []), done.output
+    assert done.verdicts("announces")["TNY-02"] == "NOT-RUN"
+    assert not done.certificates["announces"]["complete"]
+    assert "exit 2: interrupted" in done.output

@@ -46,7 +46,9 @@ def test_a_bad_variable_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatc
     assert Executor(2).max_workers == 2, "an argument makes the variable irrelevant"
 
 
-@pytest.mark.parametrize("value", [0, -1, "4", pytest.param(b"4", id="bytes"), True, False, 2.0, float("nan"), float("inf"), [], object()])
+@pytest.mark.parametrize(
+    "value", [0, -1, "4", pytest.param(b"4", id="bytes"), True, False, 2.0, float("nan"), float("inf"), [], object()]
+)
 def test_a_bad_argument_is_an_error_that_names_it(value: Any) -> None:
     """An argument that is no whole number of at least 1 is a ValueError or TypeError with its name (EXE-33)."""
     with pytest.raises((ValueError, TypeError), match="max_workers"):

@@ -1,3 +1,3 @@
 """Importing this is the mistake."""
 
-raise RuntimeError('not today')
+raise RuntimeError("not today")

@@ -66,6 +66,18 @@ class Spins(Calm):
             pass
 
 
+class Announces(Calm):
+    """Says when it is in the middle of a rule, and stays there."""
+
+    name = "announces"
+
+    def strike(self) -> None:
+        with open("struck", "w") as pipe:
+            pipe.write("x")
+        while True:
+            pass
+
+
 class Exits0(Calm):
     name = "exits0"
 

@@ -1,0 +1,52 @@
+"""The plugin costs nothing when it is off."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HEAVY = (
+    *("hypothesis", "anyio", "xdist", "asyncio"),
+    *(f"pytest_flowcheck.{name}" for name in ("suites", "proof", "probes", "subjects", "rules", "certificate")),
+    "pytest_flowcheck.running.session",
+)
+PROGRAM = """
+import sys, pytest
+class Spy:
+    def pytest_unconfigure(self):
+        print("LOADED", *sorted(sys.modules))
+sys.exit(pytest.main(["-p", "no:cacheprovider", "-p", "pytest_flowcheck.plugin", "-q", "."], plugins=[Spy()]))
+"""
+
+
+def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    """A run without `--flowcheck` loads the hooks, the option declarations, and nothing that they might need one day."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_theirs.py").write_text("def test_it(): pass\n")
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
+    loaded = line.split()[1:]
+    assert "pytest_flowcheck.plugin" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_its_own_import_takes_milliseconds(tmp_path: Path) -> None:
+    """Importing the plugin over pytest, by the interpreter's own account: at most 5 ms."""
+    seen: list[int] = []
+    while not seen or (min(seen) > 5000 and len(seen) < 20):  # a busy machine may need a few tries
+        seen.append(_import_time(tmp_path))
+    assert min(seen) <= 5000, f"{seen} us"
+
+
+def _import_time(folder: Path) -> int:
+    """Microseconds of all modules that `pytest_flowcheck.plugin` adds to pytest."""
+    code = "import pytest, sys; sys.stderr.write('MARK\\n'); import pytest_flowcheck.plugin"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    lines = done.stderr.partition("MARK\n")[2].splitlines()
+    return sum(int(line.split(":")[1].split("|")[0]) for line in lines if line.startswith("import time:"))
