@@ -61,10 +61,10 @@ class Subject:
         """A fresh executor. Leaving leaves its own `with` block.
 
         Raises:
-            AdapterError: what was opened is no executor.
-            NotTestable: an option (`initializer`) is not accepted although claimed.
+            AdapterError: what was opened is no executor, or an option (`initializer`) that was claimed is not accepted.
         """
         opener: Callable[..., Any] = self.target.executor if self.is_adapter else self.target
+        _takes(self.spec, opener, {"max_workers": max_workers, **options})
         opened = opener(max_workers=max_workers, **options)
         manager = cast("AbstractContextManager[Executor]", opened)
         if not hasattr(opened, "__enter__") or not hasattr(opened, "__exit__"):
@@ -91,6 +91,19 @@ class Subject:
                 f"{self.spec} opens a context manager around its executor, so none can be had without leaving it"
             )
         return cast("Executor", opened)
+
+
+def _takes(spec: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(opener)
+    except (TypeError, ValueError):
+        return  # a builtin that tells nothing: the call will
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise AdapterError(
+            f"{spec} claims what it can't be opened with: {error}; its signature is {signature}"
+        ) from error
 
 
 def _a(value: object) -> str:
@@ -238,7 +251,13 @@ def _check_capabilities(spec: str, facet: str, claimed: AbstractSet[str]) -> Non
 
 def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
     parameters = _check_signature(spec, target)
-    extra = frozenset(cast("AbstractSet[str]", getattr(target, "flowcheck_claims", frozenset[str]())))
+    claims: Any = getattr(target, "flowcheck_claims", frozenset[str]())
+    if isinstance(claims, str) or not isinstance(claims, AbstractSet | list | tuple):
+        raise UsageError(
+            f"subject {spec!r}: flowcheck_claims is {claims!r}; expected a set of capabilities, e.g. {{'cancel_futures'}}"
+        )
+    extra = frozenset(cast("AbstractSet[str]", claims))
+    declares = _declares(spec, getattr(target, "flowcheck_declares", {}))
     _check_capabilities(spec, "executor", extra)
     offered = {"initializer"} & parameters
     return Subject(
@@ -246,10 +265,25 @@ def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
         version=_version(getattr(target, "__module__", "") or where.partition(":")[0]),
         spec=where,
         claims={"executor": extra},
-        declares={"executor": dict(getattr(target, "flowcheck_declares", {}))},
+        declares={"executor": declares},
         unclaimed=tuple(sorted(offered - extra)),
         target=target,
     )
+
+
+def _declares(spec: str, declared: Any) -> dict[str, str]:
+    from pytest_flowcheck.protocols.executor import DECLARES
+
+    if not isinstance(declared, Mapping):
+        raise UsageError(
+            f"subject {spec!r}: flowcheck_declares is {declared!r}; expected a mapping, e.g. {{'submit': 'block'}}"
+        )
+    chosen = dict(cast("Mapping[str, str]", declared))
+    for choice, value in chosen.items():
+        if value not in DECLARES.get(choice, ()):
+            known = "; ".join(f"{name}: {' or '.join(values)}" for name, values in DECLARES.items())
+            raise UsageError(f"subject {spec!r} declares {choice} = {value!r}; known choices are {known}")
+    return chosen
 
 
 def _check_signature(spec: str, target: Callable[..., Any]) -> set[str]:

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, Violated
+from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import probe as probes
 from pytest_flowcheck.probes.gates import Gates
 from pytest_flowcheck.probes.timeline import Timeline
@@ -39,7 +40,7 @@ class Request:
 
 
 class Call(Generic[T]):
-    """A call into the subject on a thread of its own, so that the rule can say whether it came back."""
+    """A call into the subject on a thread of its own, in the rule's context, so that the rule can say whether it came back."""
 
     def __init__(self, lab: Lab, what: str, function: Callable[[], T]) -> None:
         self.what = what
@@ -47,7 +48,7 @@ class Call(Generic[T]):
         self.returned = False
         self._lab, self._function = lab, function
         self._value: list[T] = []
-        self.thread = threading.Thread(target=self._run, daemon=True, name=f"caller: {what}")
+        self.thread = threading.Thread(target=copy_context().run, args=(self._run,), daemon=True, name=f"caller: {what}")
         self.thread.start()
 
     @property
@@ -100,6 +101,8 @@ class Lab:
         self.request: Request | None = None
         self.asked = threading.Event()
         self.probes_ran = 0
+        self.max_workers = 0
+        self.submitting = ""
         self._adopt = adopt
         self._begin()
 
@@ -124,6 +127,7 @@ class Lab:
     def executor(self, max_workers: int, **options: Any) -> Generator[Executor]:
         """A fresh executor of the subject. Leaving opens every gate first, then leaves the executor's own `with`."""
         self.gates.shut_all()
+        self.max_workers = max_workers
         with self.subject.open_executor(max_workers=max_workers, **options) as executor:
             try:
                 yield executor
@@ -201,10 +205,12 @@ class Lab:
         if request is None:
             return
         if request.answer == "proven":
+            if (pressure := self.back_pressure()) is not None:
+                raise pressure
             self._blame_broken_tasks(what)
             if needs is not None:
                 raise Inconclusive(
-                    f"{what}: that can never happen with this subject, so {needs} is broken first", because_of=needs
+                    f"{what}: that never comes about with this subject, and the rule needs it", because_of=needs
                 )
             raise self._violated(
                 f"it never came about that {what}",
@@ -290,7 +296,8 @@ class Lab:
         """Submit a new probe and remember its future, so that a task that fails by itself is blamed rightly."""
         task = self.probe(name, does, gated=gated)
         try:
-            future = executor.submit(task, *args)
+            with self.submission(name):
+                future = executor.submit(task, *args)
         except Judgement:
             raise
         except Exception as error:
@@ -304,6 +311,27 @@ class Lab:
         self.futures[probes.call_name(name, args)] = future
         self.watch(future)
         return future
+
+    @contextmanager
+    def submission(self, name: str) -> Generator[None]:
+        """Inside, a submit is under way: should it never return, see `back_pressure`."""
+        self.submitting = name
+        try:
+            yield
+        finally:
+            self.submitting = ""
+
+    def back_pressure(self) -> Judgement | None:
+        """Why a submit that never returns is no hang: it waits for one of the workers, all of which are at their gates.
+
+        A bounded pool does so on purpose; the rules that need a queue can't be asked then.
+        """
+        if not self.submitting or not 0 < self.max_workers <= len(self.live()):
+            return None
+        blocks = f"submit of {self.submitting!r} waits while all {self.max_workers} workers are busy, and the rule needs a queue"
+        if self.subject.declared("executor", "submit") == "block":
+            return NotTestable(f"{blocks}; declared: submit blocks")
+        return Inconclusive(f"{blocks}; if that is meant, declare it: flowcheck_declares = {{'submit': 'block'}}")
 
     def watch(self, future: Future[Any]) -> None:
         """Have waiting predicates asked again when the future is done; EXE-14 judges how a subject treats callbacks."""

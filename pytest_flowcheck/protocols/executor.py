@@ -27,8 +27,9 @@ CAPABILITIES: Final = {
 TRAITS: Final = {"cluster": "workers are elsewhere, behind a scheduler: some rules are relaxed"}
 """Said in `claims` too, but they relax rules instead of adding any."""
 
-DECLARES: Final[dict[str, tuple[str, ...]]] = {"shutdown_nowait": ("complete", "cancel")}
-"""Choices that rules take *as declared*, the default first. `shutdown_nowait`: what becomes of gated tasks (EXE-30)."""
+DECLARES: Final[dict[str, tuple[str, ...]]] = {"shutdown_nowait": ("complete", "cancel"), "submit": ("queue", "block")}
+"""Choices that rules take *as declared*, the default first. `shutdown_nowait`: what becomes of gated tasks (EXE-30).
+`submit`: whether it queues, or waits for a worker (back-pressure): rules that need a queue are not asked then."""
 
 
 class Executor(Protocol):

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
-from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, NotTestable, Violated
+from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
@@ -72,10 +72,15 @@ def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 3
     driver.start()
     observer = Observer(harness)
     hang = _watch(lab, outcome, observer, harness, patience)
+    found = lab.judgement
+    if isinstance(hang, Violated):
+        hang.events = tuple(lab.timeline.events)
     lab.open_all()  # whatever is still gated may go: the evidence is in
     driver.join(CALM if hang is not None else None)  # gates are open now: a rule that was merely held up by one ends
     _close_desk(lab)
-    verdict, message, grade = _sentence(rule, lab, outcome, hang)
+    # what the opened gates let the rule find after a hang is the kit's own doing, and no judgement
+    error = lab.judgement or outcome.error if hang is None else found or hang
+    verdict, message, grade = _sentence(rule, lab, error)
     return Finding(
         rule=rule.id,
         verdict=verdict,
@@ -118,9 +123,7 @@ def _drive(rule: Rule, lab: Lab, outcome: Outcome) -> None:
         lab.asked.set()
 
 
-def _watch(
-    lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, patience: float
-) -> Violated | Inconclusive | None:
+def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, patience: float) -> Judgement | None:
     """Until the driver is done: answer its requests. Returns the finding if it never will be."""
     pending: Request | None = None
     since = calm_since = monotonic()
@@ -187,7 +190,9 @@ def _why_not(sighting: Sighting) -> str:
     return f"{sighting.state.name.lower()}: {sighting.reason}" if sighting.reason else sighting.state.name.lower()
 
 
-def _hang(lab: Lab, waits: list[str]) -> Violated:
+def _hang(lab: Lab, waits: list[str]) -> Judgement:
+    if (pressure := lab.back_pressure()) is not None:
+        return pressure
     live = ", ".join(lab.live()) or "none"
     return Violated(
         f"a call into the subject never returns; probes in flight: {live}",
@@ -204,11 +209,8 @@ def _close_desk(lab: Lab) -> None:
             server.desks.pop(bench.token, None)
 
 
-def _sentence(
-    rule: Rule, lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None
-) -> tuple[Verdict, str, Grade]:
+def _sentence(rule: Rule, lab: Lab, error: BaseException | None) -> tuple[Verdict, str, Grade]:
     """Verdict, message and grade."""
-    error = lab.judgement or hang or outcome.error
     if error is None:
         return Verdict.PASS, "", lab.grade
     if isinstance(error, Violated):
@@ -227,21 +229,21 @@ def _sentence(
 def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, Grade]:
     """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
     frames = traceback.extract_tb(error.__traceback__)
-    story = "".join(traceback.format_exception(error))
-    if frames and _is_kit(frames[-1].filename) and not isinstance(error, TypeError | AttributeError | OSError):
-        return Verdict.KIT_ERROR, story, "observed"
-    if frames and _is_kit(frames[-1].filename) and lab.subject.is_adapter:
-        return Verdict.ADAPTER_ERROR, f"{type(error).__name__}: {error}\n{story}", "observed"
-    if frames and _is_kit(frames[-1].filename):
-        return Verdict.KIT_ERROR, story, "observed"
-    where = next((f for f in reversed(frames) if not _is_kit(f.filename)), None)
-    at = f" at {where.filename}:{where.lineno} in {where.name}" if where else ""
+    where = next((f for f in reversed(frames) if not _is_kit(f.filename) and not _is_plumbing(f.filename)), None)
+    if where is None:
+        return Verdict.KIT_ERROR, "".join(traceback.format_exception(error)), "observed"
+    at = f" at {where.filename}:{where.lineno} in {where.name}"
     violated = Violated(
         f"the subject raised {error!r}{at}",
         expected="no exception here: the rule made only calls that a correct subject answers",
-        proof="the exception's traceback ends in the subject's code",
+        proof="the exception came through the subject's code",
     )
     return Verdict.VIOLATED, tell(rule, lab, violated), "proven"
+
+
+def _is_plumbing(filename: str) -> bool:
+    """The standard library's helpers through which the kit's own calls go."""
+    return filename.endswith(("/threading.py", "/contextlib.py", "/functools.py"))
 
 
 def _is_kit(filename: str) -> bool:
@@ -278,7 +280,7 @@ def _indent(text: str) -> str:
     return "\n".join([first, *(f"    {line}" for line in rest)])
 
 
-def _evidence(lab: Lab, outcome: Outcome, hang: Violated | Inconclusive | None) -> dict[str, object]:
+def _evidence(lab: Lab, outcome: Outcome, hang: Judgement | None) -> dict[str, object]:
     evidence: dict[str, object] = {
         "probes_ran": max(lab.probes_ran, len(lab.timeline.of("started"))),
         "events": [

@@ -33,6 +33,10 @@ class TaskError(Exception):
     """An exception of a task's own, with two arguments."""
 
 
+class OwnBaseException(BaseException):
+    """What some libraries use to unwind a task."""
+
+
 class Picky(Exception):  # noqa: N818 - the shape is the point, not the name
     """Pickles, but can't be unpickled: its constructor wants more than `args` holds."""
 
@@ -109,6 +113,11 @@ def make_thing(*_: Any) -> Thing:
 def raise_task_error(*_: Any) -> NoReturn:
     """Raise the task's own error."""
     raise TaskError("message", 7)
+
+
+def return_error(*_: Any) -> TaskError:
+    """An exception as a result."""
+    return TaskError("returned", 1)
 
 
 def make_lock(*_: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
 from pytest_flowcheck.suites.executor._shared import hold_all
@@ -27,6 +28,8 @@ def callbacks_run_once_in_order(lab: Lab) -> None:
 
     Source: Python library reference, `Future.add_done_callback`.
     """
+    lab.fresh()
+    _cancelled(lab)
     for outcome, does in (("returns", None), ("raises", tasks.raise_task_error)):
         seen: list[tuple[str, bool]] = []
         with lab.executor(max_workers=1) as executor:
@@ -62,6 +65,24 @@ def callbacks_run_once_in_order(lab: Lab) -> None:
             expected = ["first", "second", "third", "late"]
             lab.check(names == expected, f"callbacks ran in the order {names}", f"{expected}, each once")
             lab.check(all(same for _, same in seen), "a callback was given another object", "the future itself")
+
+
+def _cancelled(lab: Lab) -> None:
+    """A cancelled future runs its callbacks too."""
+    seen: list[Future[Any]] = []
+    with lab.executor(max_workers=1) as executor:
+        hold_all(lab, executor, 1)
+        queued = [lab.submit(executor, f"queued {i}", gated=False) for i in range(8)]
+        queued[-1].add_done_callback(seen.append)
+        if not queued[-1].cancel():
+            raise Inconclusive("a task 8 deep in the queue can't be cancelled", because_of="EXE-08")
+        lab.open_all()
+        for future in queued[:-1]:
+            lab.finish(future, "a task around the cancelled one")
+        lab.settle()
+        lab.check(
+            seen == [queued[-1]], f"the callback of a cancelled future ran {len(seen)} times", "once", absence=not seen
+        )
 
 
 @rule("EXE-35")

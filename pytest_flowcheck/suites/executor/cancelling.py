@@ -36,6 +36,13 @@ def cancel_means_what_it_says(lab: Lab) -> None:
             for i in range(queued):
                 futures[f"task {i}"] = lab.submit(executor, f"task {i}")
             deepest = f"task {queued - 1}"
+            if not lab.claims("cluster"):
+                idle = [n for n in futures if n.startswith("hold") and not futures[n].running()]
+                lab.check(
+                    not idle,
+                    f"running() is False for {', '.join(idle)}, at its gate in a worker",
+                    "running() is True while the task runs",
+                )
             targets = [*dict.fromkeys([f"task {c % queued}" for c in chosen]), "hold 0", deepest]
             answers = {name: futures[name].cancel() for name in targets}
             lab.note(f"cancel() answered {answers}")
@@ -132,4 +139,12 @@ def waiters_wake_for_a_cancelled_future(lab: Lab) -> None:
             lab.until(
                 lambda call=call: call.done,  # type: ignore[misc]
                 f"{call.what} returns after cancel() while the only worker is busy",
+            )
+        if lab.claims("cancel_futures"):
+            other = queued[-2]
+            waiter = lab.call("wait([cancelled by shutdown])", lambda: wait([other]))
+            lab.settle()
+            lab.call("shutdown", lambda: executor.shutdown(wait=False, cancel_futures=True)).result()
+            lab.until(
+                lambda: waiter.done, "wait() returns after shutdown(cancel_futures=True) while the only worker is busy"
             )

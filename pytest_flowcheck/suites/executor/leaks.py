@@ -50,6 +50,7 @@ def nothing_remains_after_shutdown(lab: Lab) -> None:
             grown < rounds,
             f"{rounds} rounds of open, use and shutdown(wait=True) left {grown} more {what}: {'; '.join(after.growth_since(before)[:6])}",
             "none: everything of a round is gone when its shutdown has returned",
+            absence=True,
             leaked=True,
         )
 

@@ -96,7 +96,8 @@ def _apply(lab: Lab, executor: Executor, model: Model, futures: dict[str, Future
     if step.operation == "submit":
         name = f"task {len(model.submitted)}"
         try:
-            future = executor.submit(lab.probe(name))
+            with lab.submission(name):
+                future = executor.submit(lab.probe(name))
         except RuntimeError:
             lab.check(model.shut, "submit raised RuntimeError before any shutdown", "it takes the task")
             return

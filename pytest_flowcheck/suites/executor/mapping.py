@@ -29,14 +29,15 @@ def map_keeps_the_input_order(lab: Lab) -> None:
     Source: Python library reference, `Executor.map`.
     """
 
-    def scenario(drawn: tuple[list[int], int]) -> None:
-        order, failing = drawn
+    def scenario(drawn: tuple[list[int], int, int]) -> None:
+        order, failing, longer = drawn
         count = len(order)
         names = [f"item({i}, {chr(97 + i)!r})" for i in range(count)]
         does = _FailAt(failing) if failing < count else _FailAt(-1)
+        letters = "abcdefgh"[:count] if longer else "abcdefgh"  # now the one, now the other iterable is the shorter
         with lab.executor(max_workers=count) as executor:
             item = lab.probe("item", does)
-            reader = lab.call("reading map()", lambda: _read(executor.map(item, range(count), "abcdefgh")))
+            reader = lab.call("reading map()", lambda: _read(executor.map(item, range(count + longer), letters)))
             lab.until(
                 lambda: len(lab.live()) == count, f"{count} items are in flight on {count} workers", needs="EXE-03"
             )
@@ -47,7 +48,7 @@ def map_keeps_the_input_order(lab: Lab) -> None:
         lab.check(got == expected, told, f"{expected}: input order, up to and with the first error")
 
     orders = st.integers(1, 4 if lab.claims("threads") else 3).flatmap(lambda n: st.permutations(range(n)))
-    strategy = st.tuples(orders, st.integers(0, 5))
+    strategy = st.tuples(orders, st.integers(0, 5), st.integers(0, 2))
     forall(
         lab,
         scenario,
@@ -108,7 +109,7 @@ def map_honours_its_timeout(lab: Lab) -> None:
                 return "TimeoutError"
 
         reader = lab.call("reading the first of map(timeout=0.1)", read_first)
-        lab.until(lambda: bool(lab.live()), "the first item is in flight", needs="EXE-01")
+        lab.until(lambda: reader.done or bool(lab.live()), "the first item is in flight", needs="EXE-01")
         got = reader.result()
         lab.check(
             got == "TimeoutError", f"reading an item that is gated {got}", "TimeoutError once the deadline has passed"

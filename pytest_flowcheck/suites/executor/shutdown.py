@@ -22,14 +22,23 @@ def shutdown_waits_for_the_work(lab: Lab) -> None:
 
     Intent: After it the caller closes files and connections that tasks still use.
 
-    Usual cause: Workers are told to stop but not joined, or only those that happen to be idle.
+    Usual cause: Workers are told to stop but not joined, or only those that happen to be idle; or the first `shutdown(wait=False)` forgets whom a later `shutdown(wait=True)` would have to wait for, as CPython's process pools do.
 
     Proof: All workers are gated; that the call came back is in the history. Futures are read in the thread that came back.
 
     Source: Python library reference, `Executor.shutdown`.
     """
+    _waits(lab, told_before=False)
+    lab.fresh()
+    _waits(lab, told_before=True)
+
+
+def _waits(lab: Lab, *, told_before: bool) -> None:
     with lab.executor(max_workers=2) as executor:
         futures = [*hold_all(lab, executor, 2), *(lab.submit(executor, f"queued {i}") for i in range(3))]
+        if told_before:  # one that was told to stop must still be waited for
+            first = lab.call("shutdown(wait=False)", lambda: executor.shutdown(wait=False))
+            lab.until(lambda: first.done, "shutdown(wait=False) returns while tasks are gated", needs="EXE-30")
 
         def shut() -> list[bool]:
             executor.shutdown(wait=True)
@@ -61,19 +70,29 @@ def shutdown_cancels_what_is_queued(lab: Lab) -> None:
 
     Source: Python library reference, `Executor.shutdown`, since 3.9.
     """
+    for wait in (True, False):
+        lab.fresh()
+        _cancels(lab, wait=wait)
+
+
+def _cancels(lab: Lab, *, wait: bool) -> None:
+    what = f"shutdown(wait={wait}, cancel_futures=True)"
     with lab.executor(max_workers=1) as executor:
         (running,) = hold_all(lab, executor, 1)
         queued = {f"queued {i}": lab.submit(executor, f"queued {i}") for i in range(8)}
-        call = lab.call("shutdown(cancel_futures=True)", lambda: executor.shutdown(wait=True, cancel_futures=True))
+        call = lab.call(what, lambda: executor.shutdown(wait=wait, cancel_futures=True))
         last = queued["queued 7"]
         lab.watch(last)
-        lab.until(last.cancelled, "the last of 8 queued futures is cancelled while the only worker is at its gate")
+        lab.until(
+            lambda: last.cancelled() or call.error is not None,
+            f"{what} cancels the last of 8 queued futures while the only worker is at its gate",
+        )
         lab.open_all()
         call.result()
         lab.check(
             lab.finish(running, "the running task") == "hold 0", "the running task lost its result", "it finishes"
         )
-        settle_done(lab, queued.values(), "after shutdown(cancel_futures=True)")
+        settle_done(lab, queued.values(), f"after {what}")
         ran = set(lab.started())
         for name, future in queued.items():
             cancelled = isinstance(error_of(lab, future, name), CancelledError)
@@ -179,19 +198,34 @@ def leaving_the_with_block_waits(lab: Lab) -> None:
 
     Source: Python library reference, `Executor` as a context manager.
     """
+    for raising in (False, True):
+        lab.fresh()
+        _leaves(lab, raising=raising)
+
+
+def _leaves(lab: Lab, *, raising: bool) -> None:
     future: list[Future[Any]] = []
 
-    def use() -> bool:
-        with lab.subject.open_executor(max_workers=1) as executor:
-            future.append(lab.submit(executor, "task"))
-        return future[0].done()
+    def use() -> tuple[bool, bool]:
+        error = False
+        try:
+            with lab.subject.open_executor(max_workers=1) as executor:
+                future.append(lab.submit(executor, "task"))
+                if raising:
+                    raise KeyError("of the with block")
+        except KeyError:
+            error = True
+        return future[0].done(), error
 
-    call = lab.call("the with block", use)
-    lab.until(lambda: "task" in lab.live(), "the task is in flight", needs="EXE-01")
+    what = "the with block whose body raises" if raising else "the with block"
+    call = lab.call(what, use)
+    lab.until(lambda: call.done or "task" in lab.live(), "the task is in flight", needs="EXE-01")
     lab.settle()
-    lab.check(not call.done, "the with block was left with a task in flight", "leaving it waits for the task")
+    lab.check(not call.done, f"{what} was left with its task unfinished", "leaving it waits for the task")
     lab.open_all()
-    lab.check(call.result(), "after the with block the future was not done", "it is done")
+    done, error = call.result()
+    lab.check(done, f"after {what} the future was not done", "it is done")
+    lab.check(error == raising, f"{what} swallowed its error", "the error comes out")
 
 
 @rule("EXE-30")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
+from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.probes.forall import forall
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
@@ -44,6 +45,13 @@ def submit_yields_the_result(lab: Lab) -> None:
             f"the task was called with {got!r}",
             "((1, 'two'), {'three': 3, 'four': [4]})",
         )
+        returned = lab.submit(executor, "returns an error", gated=False, does=tasks.return_error)
+        error = lab.finish(returned, "the future of a task that returns an exception")
+        lab.check(
+            type(error) is tasks.TaskError,
+            f"a task that returns an exception gave {error!r}",
+            "that exception, as its result",
+        )
         second = lab.submit(executor, "second", gated=False)
         lab.check(
             lab.finish(second, "the second future") == "second",
@@ -70,6 +78,15 @@ def exceptions_reach_the_reader(lab: Lab) -> None:
         future = lab.submit(executor, "task", gated=False, does=tasks.Raiser(error))
         raised = error_of(lab, future, "the failing task's future")
         told = future.exception(timeout=0)
+        del lab.futures["task"]  # it is meant to fail
+        stop = error_of(
+            lab, lab.submit(executor, "stops", gated=False, does=tasks.Raiser(StopIteration("s"))), "another future"
+        )
+    lab.check(
+        type(stop) is StopIteration, f"the task raised StopIteration, its future gave {stop!r}", "StopIteration('s')"
+    )
+    times = lab.started().count("task")
+    lab.check(times == 1, f"the failing task was started {times} times", "once")
     for source, got in (("result()", raised), ("exception()", told)):
         lab.check(
             type(got) is tasks.TaskError,
@@ -113,10 +130,13 @@ def one_worker_keeps_the_order(lab: Lab) -> None:
 
     Source: Python library reference, `ThreadPoolExecutor`; FIFO as implied by PEP 3148's work queue.
     """
-    names = [f"task {i}" for i in range(8)]
+    names = [f"task {i}" for i in range(20)]
     with lab.executor(max_workers=1) as executor:
         hold_all(lab, executor, 1)
         futures = [lab.submit(executor, name, gated=False) for name in names]
+        lab.settle()
+        if early := [name for name in lab.started() if name in names]:
+            raise Inconclusive(f"{early[0]} started while the only worker was at its gate", because_of="EXE-03")
         lab.open_all()
         for name, future in zip(names, futures, strict=True):
             lab.finish(future, name)
@@ -140,7 +160,7 @@ def any_base_exception_stays_with_its_task(lab: Lab) -> None:
         hold_all(lab, executor, 2)
         lab.open("hold 0", "hold 1")
         # as many of each as there are workers, so that a pool that loses one worker each time is empty at the end
-        for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
+        for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, tasks.OwnBaseException):
             for turn in range(2):
                 name = f"{kind.__name__} {turn}"
                 future = lab.submit(executor, name, gated=False, does=tasks.Raiser(kind(turn)))
@@ -222,6 +242,7 @@ def futures_work_with_the_standard_library(lab: Lab) -> None:
         waiter = lab.call("wait(FIRST_COMPLETED)", lambda: wait([first, second], return_when=FIRST_COMPLETED))
         everyone = lab.call("as_completed()", lambda: list(as_completed([first, second])))
         lab.until(lambda: len(lab.live()) == 2, "2 tasks are in flight on 2 workers", needs="EXE-03")
+        lab.settle()  # both waiters wait
         lab.open("second")
         done, pending = waiter.result()
         lab.check(
@@ -234,6 +255,14 @@ def futures_work_with_the_standard_library(lab: Lab) -> None:
         lab.check(
             order == [second, first], f"as_completed gave {order}", "the futures in the order of their completion"
         )
+
+        failing = lab.submit(executor, "fails later", does=tasks.raise_task_error)
+        patient = lab.call("wait() for a task that fails", lambda: wait([failing]))
+        lab.until(lambda: "fails later" in lab.live(), "the failing task is in flight", needs="EXE-01")
+        lab.settle()
+        lab.open("fails later")
+        patient.result()
+        del lab.futures["fails later"]  # it is meant to fail
 
         async def on_a_loop() -> list[Any]:
             loop = asyncio.get_running_loop()
@@ -296,18 +325,23 @@ def a_reader_that_times_out_disturbs_nothing(lab: Lab) -> None:
     with lab.executor(max_workers=1) as executor:
         (future,) = hold_all(lab, executor, 1)
         patient = lab.call("another reader's result()", future.result)
-        for what, read in (("result", future.result), ("exception", future.exception)):
+        for what, timeout, read in (
+            ("result", 0.01, future.result),
+            ("result", 0, future.result),
+            ("exception", 0.01, future.exception),
+            ("exception", 0, future.exception),
+        ):
 
-            def impatient(read: Any = read) -> str:
+            def impatient(read: Any = read, timeout: float = timeout) -> str:
                 try:
-                    return f"returned {read(timeout=0.01)!r}"
+                    return f"returned {read(timeout=timeout)!r}"
                 except TimeoutError:
                     return "TimeoutError"
                 except BaseException as error:  # noqa: BLE001 - any other end is the finding
                     return f"raised {error!r}"
 
-            got = lab.call(f"{what}(timeout=0.01)", impatient).result()
-            lab.check(got == "TimeoutError", f"{what}(timeout=0.01) of a gated task: {got}", "TimeoutError")
+            got = lab.call(f"{what}(timeout={timeout})", impatient).result()
+            lab.check(got == "TimeoutError", f"{what}(timeout={timeout}) of a gated task: {got}", "TimeoutError")
         lab.check(
             not future.done() and not patient.done,
             "the future is done though its task is still gated",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.errors import AdapterError, NotTestable
 from pytest_flowcheck.probes.forall import forall
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
@@ -154,6 +154,14 @@ def tasks_see_the_context_of_their_submit(lab: Lab) -> None:
             second = lab.submit(executor, "reads", gated=False, does=tasks.read_variable)
         finally:
             tasks.VARIABLE.reset(token)
+        token = tasks.VARIABLE.set("of the map")
+        try:
+            mapped = lab.call(
+                "map", lambda: list(executor.map(lab.probe("mapped", tasks.read_variable, gated=False), [1]))
+            ).result()
+        finally:
+            tasks.VARIABLE.reset(token)
+        lab.check(mapped == ["of the map"], f"a task of map saw {mapped}", "the variable as it was when map was called")
         third = lab.submit(executor, "reads later", gated=False, does=tasks.read_variable)
         for name, future, expected in (
             ("a task", first, "of the submit"),
@@ -206,6 +214,8 @@ def a_resize_takes_effect(lab: Lab) -> None:
 
 
 def _resize(executor: Any, max_workers: int) -> None:
+    if not callable(getattr(executor, "resize", None)):
+        raise AdapterError(f"claims resize, but {type(executor).__name__} has no method resize(max_workers)")
     executor.resize(max_workers)
 
 

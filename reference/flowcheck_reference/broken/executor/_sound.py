@@ -52,7 +52,7 @@ class SpoiltFutures(Executor):
 
 
 class Processes(Sound):
-    """The same in worker processes: the standard library's pool, whose own faults (EXE-31, EXE-37) come with it."""
+    """The same in worker processes: the standard library's pool, whose own faults (EXE-09, EXE-31, EXE-37) come with it."""
 
     @property
     def claims(self) -> Mapping[str, AbstractSet[str]]:

@@ -1,4 +1,4 @@
-"""Wrong where workers are processes. What the standard library's pool breaks by itself (EXE-31, EXE-37) comes with them."""
+"""Wrong where workers are processes. What the standard library's pool breaks by itself (EXE-09, EXE-31, EXE-37) comes with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowcheck_reference.broken.executor._sound import Processes, SpoiltErrors
 from pytest_flowcheck.protocols import breaks
 
 
-@breaks("EXE-22", "EXE-31", "EXE-32", "EXE-37")
+@breaks("EXE-09", "EXE-22", "EXE-31", "EXE-32", "EXE-37")
 class DeadWorkersAreNotNoticed(Processes):
     """The pool breaks, and the futures that it carried are forgotten."""
 
@@ -17,7 +17,7 @@ class DeadWorkersAreNotNoticed(Processes):
             return isinstance(error, BrokenExecutor)
 
 
-@breaks("EXE-25", "EXE-31", "EXE-37")
+@breaks("EXE-09", "EXE-25", "EXE-31", "EXE-37")
 class PicklingErrorsGetLost(Processes):
     """What can't be pickled fails on a thread that has no future at hand."""
 

@@ -14,12 +14,17 @@ from pytest_flowcheck.protocols import breaks
 
 @breaks("EXE-03", "EXE-26", "EXE-27")
 class OneTooMany(Sound):
-    """`<=` where `<` was meant."""
+    """A helper is started when the queue grows, and not counted."""
 
     class Pool(Executor):
-        def __init__(self, max_workers: int, **options: Any) -> None:
-            super().__init__(max_workers, **options)
-            self._pool.limit += 1
+        _helped = False
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future = super().submit(fn, *args, **kwargs)
+            if len(self._pool.queue) > 1 and not self._helped:
+                self._helped = True
+                self._pool.resize(self._pool.limit + 1)
+            return future
 
 
 @breaks("EXE-03")
