@@ -43,5 +43,5 @@ def test_toml_blocks_are_valid(text: str) -> None:
 
 def test_the_readme_names_the_commands_that_ci_runs() -> None:
     """CI passes the tests by the README's own command."""
-    assert ".venv/bin/pytest tests" in (ROOT / "README.md").read_text()
-    assert ".venv/bin/pytest tests" in (ROOT / ".ci" / "run").read_text()
+    assert ".venv/bin/pytest tests -n 2" in (ROOT / "README.md").read_text()
+    assert ".venv/bin/pytest tests -n 2" in (ROOT / ".ci" / "run").read_text()

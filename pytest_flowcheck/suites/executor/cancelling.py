@@ -144,7 +144,7 @@ def waiters_wake_for_a_cancelled_future(lab: Lab) -> None:
             other = queued[-2]
             waiter = lab.call("wait([cancelled by shutdown])", lambda: wait([other]))
             lab.settle()
-            lab.call("shutdown", lambda: executor.shutdown(wait=False, cancel_futures=True)).result()
+            lab.call("shutdown", lambda: executor.shutdown(wait=False, cancel_futures=True))
             lab.until(
                 lambda: waiter.done, "wait() returns after shutdown(cancel_futures=True) while the only worker is busy"
             )

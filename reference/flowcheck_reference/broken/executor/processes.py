@@ -1,4 +1,4 @@
-"""Wrong where workers are processes. What the standard library's pool breaks by itself (EXE-09, EXE-31, EXE-37) comes with them."""
+"""Wrong where workers are processes. The faults of the standard library's pool (EXE-09, EXE-31, EXE-37) come with them."""
 
 from __future__ import annotations
 

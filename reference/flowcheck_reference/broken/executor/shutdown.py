@@ -22,7 +22,7 @@ class ShutdownDoesNotWait(Sound):
             super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
-@breaks("EXE-10")
+@breaks("EXE-10", "EXE-31")
 class CancelFuturesDropsTheQueue(Sound):
     """The queue is emptied, and nobody tells its futures."""
 
