@@ -47,7 +47,8 @@ def forall(
         describe: an example as the text of the failure message.
     """
     judged: dict[str, Judgement | None] = {}
-    first: list[tuple[str, Judgement]] = []
+    told: dict[int, str] = {}
+    first: list[Judgement] = []
     runs_after_first = 0
 
     @seed(lab.seed)
@@ -75,21 +76,23 @@ def forall(
                 return
         lab.fresh()
         lab.judgement = None
+        lab.example = describe(example)  # told as well if the subject hangs right here and now
         try:
             scenario(example)
         except Judgement as judgement:
             judged[key] = judgement
+            told[id(judgement)] = lab.example
             if not first:
-                first.append((describe(example), judgement))
-            lab.example = describe(example)
+                first.append(judgement)
             raise
+        lab.example = ""
         judged[key] = None
 
     try:
         run()
     except Judgement as smallest:
-        lab.judgement = smallest
+        lab.example, lab.judgement = told[id(smallest)], smallest
         raise
     except Flaky:
-        lab.example, lab.judgement = first[0]
-        raise first[0][1] from None
+        lab.example, lab.judgement = told[id(first[0])], first[0]
+        raise first[0] from None

@@ -282,3 +282,97 @@ def test_executors_opened_by_a_context_manager_work() -> None:
             yield executor
 
     assert judged(use, make).verdict is Verdict.PASS
+
+
+class Bounded(ThreadPoolExecutor):
+    """Back-pressure: `submit` waits for a free worker."""
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._free = threading.Semaphore(max_workers)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._free.acquire()
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+
+def needs_a_queue(lab: Lab) -> None:
+    with lab.executor(max_workers=1) as executor:
+        lab.submit(executor, "first")
+        lab.submit(executor, "second")
+        lab.check("first" in lab.live(), "the first task has ended", "it is at its gate")
+
+
+def test_back_pressure_is_no_hang() -> None:
+    """A submit that waits for a worker is no violation, and what the kit's opened gates let happen is no finding."""
+    finding = judged(needs_a_queue, Bounded)
+    assert finding.verdict is Verdict.INCONCLUSIVE, finding.message
+    assert "flowcheck_declares = {'submit': 'block'}" in finding.message
+
+
+def test_declared_back_pressure_is_not_asked_about() -> None:
+    """Where it is declared, rules that need a queue can't be asked."""
+    declared = Subject(
+        "s", "1", "t:s", {"executor": frozenset({"threads"})}, {"executor": {"submit": "block"}}, target=Bounded
+    )
+    finding = judge(rule(needs_a_queue), declared, fresh_harness(), patience=10)
+    assert finding.verdict is Verdict.NOT_TESTABLE, finding.message
+
+
+def test_a_claim_that_can_not_be_opened_is_the_adapters_error() -> None:
+    """Claiming what the factory doesn't take is no bug of the kit's."""
+
+    def opens(lab: Lab) -> None:
+        with lab.executor(max_workers=1, initializer=print):
+            pass
+
+    finding = judged(opens, Bounded)
+    assert finding.verdict is Verdict.ADAPTER_ERROR
+    assert "initializer" in finding.message
+
+
+def test_an_error_that_comes_through_the_subject_is_the_subjects() -> None:
+    """One task's error given to another is a violation, though the task that raised it is the kit's."""
+    errors: list[BaseException] = []
+
+    class Sticky(ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            def call() -> Any:
+                if errors:
+                    raise errors[0]
+                try:
+                    return fn(*args, **kwargs)
+                except Exception as error:
+                    errors.append(error)
+                    raise
+
+            return super().submit(call)
+
+    def rule_function(lab: Lab) -> None:
+        with lab.executor(max_workers=1) as executor:
+            lab.submit(executor, "fails", gated=False, does=lambda: 1 // 0)
+            lab.finish(lab.submit(executor, "works", gated=False), "the second task")
+
+    finding = judged(rule_function, Sticky)
+    assert finding.verdict is Verdict.VIOLATED, finding.message
+    assert "ZeroDivisionError" in finding.message
+
+
+def test_a_hang_in_a_property_tells_its_scenario() -> None:
+    """The scenario at which the subject hung is in the message."""
+    release = threading.Event()
+
+    def find(lab: Lab) -> None:
+        def scenario(number: int) -> None:
+            use(lab)
+            if number > 5:
+                release.wait()
+
+        forall(lab, scenario, st.integers(0, 1000), examples=30, describe=lambda n: f"the number {n}")
+
+    finding = judged(find)
+    release.set()
+    assert finding.verdict is Verdict.HUNG
+    assert "the number " in finding.message
