@@ -8,4 +8,5 @@
     containment.py  xdist's workers                    scheduling.py   who gets what when a worker is gone
     journal.py      what a worker is doing, on disk    guardian.py     ends workers that can't even say they are stuck
     company.py      beside a user's own tests          catalogue.py    --flowcheck-list and --flowcheck-explain
+    offers.py       facets and subjects that there are, plugins' included
 """

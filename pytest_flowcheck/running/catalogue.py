@@ -11,7 +11,7 @@ from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.card import fit
 from pytest_flowcheck.errors import UsageError
 from pytest_flowcheck.rules import REVISION, Rule, find_rules, rules_of
-from pytest_flowcheck.running import start
+from pytest_flowcheck.running import offers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def show(config: pytest.Config) -> int:
     """Print what was asked for; the exit code."""
-    facets = {name: rules_of(importlib.import_module(module)) for name, module in start.all_facets(config).items()}
+    facets = {name: rules_of(importlib.import_module(module)) for name, module in offers.all_facets(config).items()}
     if config.option.flowcheck_explain:
         rules = [rule for facet in facets.values() for rule in facet]
         lines = list(explain(find_rules([config.option.flowcheck_explain], rules)[0]))
@@ -66,7 +66,7 @@ def _rules(facets: dict[str, list[Rule]]) -> Iterator[str]:
 
 
 def _subjects(config: pytest.Config) -> Iterator[str]:
-    known = {**subjects.registered(), **start.extra_subjects(config)}
+    known = {**subjects.registered(), **offers.extra_subjects(config)}
     yield "subjects by name (others are written module:attr or file.py:attr)"
     width = max(map(len, known), default=0)
     for name in sorted(known):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowcheck.errors import UsageError
-from pytest_flowcheck.running import options
+from pytest_flowcheck.running import offers, options
 from pytest_flowcheck.running.plan import Column, Plan
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def make_plan(config: pytest.Config) -> Plan:
     option = config.option
     if not option.flowcheck_patience > 0:
         raise UsageError(f"--flowcheck-patience: {option.flowcheck_patience:g} is no number of seconds above 0")
-    facets = all_facets(config)
+    facets = offers.all_facets(config)
     only = _only(option.flowcheck_only, facets)
     chosen = _chosen_facets(option.flowcheck_facet, facets)
     return Plan(
@@ -128,30 +128,6 @@ def make_plan(config: pytest.Config) -> Plan:
         seed=option.flowcheck_seed,
         selftest=option.flowcheck_selftest,
     )
-
-
-def all_facets(config: pytest.Config) -> dict[str, str]:
-    """Facet -> module of its suite: the bundled ones, and those of the hook `pytest_flowcheck_facets`."""
-    from pytest_flowcheck.rules import bundled_facets
-
-    found = {facet: f"pytest_flowcheck.suites.{facet}" for facet in bundled_facets()}
-    for more in config.hook.pytest_flowcheck_facets(config=config):
-        for facet, module in more.items():
-            if found.setdefault(facet, module) != module:
-                raise UsageError(f"the facet {facet!r} is offered twice: by {found[facet]} and by {module}")
-            try:
-                importlib.import_module(module)
-            except Exception as error:
-                raise UsageError(f"the suite {module} of facet {facet!r} can't be imported: {error}") from error
-    return dict(sorted(found.items()))
-
-
-def extra_subjects(config: pytest.Config) -> dict[str, str]:
-    """Names that plugins and conftest files add by the hook `pytest_flowcheck_subjects`."""
-    found: dict[str, str] = {}
-    for more in reversed(config.hook.pytest_flowcheck_subjects(config=config)):
-        found.update(more)
-    return found
 
 
 def _split(given: Iterable[str]) -> list[str]:
@@ -182,7 +158,7 @@ def _resolve(config: pytest.Config) -> list[Column]:
     from pytest_flowcheck import subjects
     from pytest_flowcheck.running.resolve import resolve
 
-    extra = extra_subjects(config)
+    extra = offers.extra_subjects(config)
     asked = [*config.option.flowcheck_subject] or [
         _from_root(config, spec) for spec in config.getini("flowcheck_subject")
     ]
