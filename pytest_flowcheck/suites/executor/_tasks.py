@@ -67,14 +67,14 @@ class Raiser:
 
 
 class Hesitant:
-    """An argument that waits at a gate each time it is pickled; unpickled it is an empty text."""
+    """An argument that, once armed, waits at a gate when it is pickled; unpickled it is an empty text."""
 
-    def __init__(self, gate: Callable[[int], Any]) -> None:
-        self._gate, self._pickled = gate, 0
+    def __init__(self, gate: Callable[[], Any]) -> None:
+        self._gate, self.armed = gate, False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._pickled += 1
-        self._gate(self._pickled)
+        if self.armed:
+            self._gate()
         return str, ()
 
 

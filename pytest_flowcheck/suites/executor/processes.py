@@ -39,8 +39,7 @@ def a_killed_worker_hangs_nothing(lab: Lab) -> None:
         hesitant = tasks.Hesitant(lab.probe("starting worker"))
         options = {"initializer": tasks.initialise, "initargs": (hesitant,)} if lab.claims("initializer") else {}
         with lab.executor(max_workers=2, **options) as executor:
-            lab.open("starting worker(1)")
-            futures = _one_after_the_other(lab, executor)
+            futures = _one_after_the_other(lab, executor, hesitant)
             pids = {e.probe: e.pid for e in lab.timeline.of("started")}
             victim = pids["hold 1" if which == "newest" else "hold 0"]
             if victim not in descendants() or pids["hold 0"] == pids["hold 1"]:
@@ -50,16 +49,21 @@ def a_killed_worker_hangs_nothing(lab: Lab) -> None:
             _survives(lab, executor, futures, "hold 1" if which == "newest" else "hold 0", which)
 
 
-def _one_after_the_other(lab: Lab, executor: Any) -> list[Any]:
-    """Two tasks at their gates on two workers, the second started when all that serves the first is at rest."""
+def _one_after_the_other(lab: Lab, executor: Any, hesitant: tasks.Hesitant) -> list[Any]:
+    """Two tasks at their gates on two workers, the second started when all that serves the first is at rest.
+
+    A pool that has started both workers by then pickles nothing any more, and nothing hesitates.
+    """
     futures: list[Any] = []
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # where nothing can be held up: change hands as often as possible instead
     try:
         for i in range(2):
+            hesitant.armed = i == 1
             submit = lab.call(f"submit of hold {i}", partial(lab.submit, executor, f"hold {i}"))
             lab.settle()
-            lab.open(f"starting worker({i + 1})")
+            if i == 1:
+                lab.open("starting worker")
             futures.append(submit.result())
             lab.until(lambda i=i: f"hold {i}" in lab.live(), "2 gated tasks are in flight on 2 workers", needs="EXE-03")  # type: ignore[misc]
             lab.settle()
