@@ -40,6 +40,7 @@ def facet_page(facet: str) -> str:
         "|---|---|",
     ]
     lines += [f"| `{name}` | {text} |" for name, text in {**protocol.CAPABILITIES, **protocol.TRAITS}.items()]
+    lines += [f"| (read off the instance) `{name}` | {text} |" for name, text in protocol.READ_OFF.items()]
     if protocol.DECLARES:
         lines += ["", "## Choices", "", "| `declares` | values, the default first |", "|---|---|"]
         lines += [f"| `{name}` | {', '.join(f'`{v}`' for v in values)} |" for name, values in protocol.DECLARES.items()]

@@ -13,7 +13,7 @@ import pkgutil
 import platform
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager
@@ -22,9 +22,10 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from pytest_flowcheck.errors import AdapterError, NotTestable, UsageError
+from pytest_flowcheck.protocols import Backend, ErrorMap, Inexpressible
 
 ENTRY_POINTS: Final = "pytest_flowcheck.subjects"
 """Entry point group by which a distribution offers adapters by name: `my-engine = "my_pkg.certify:MyEngine"`."""
@@ -45,16 +46,53 @@ class Subject:
     spec: str
     claims: Mapping[str, AbstractSet[str]]
     declares: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    backends: tuple[str, ...] = ("asyncio",)
+    """The loop libraries on which instances that are opened by `async with` are to be tried."""
+    backend: str = "asyncio"
+    """The one on which they are, in this process."""
     unclaimed: tuple[str, ...] = ()
     """What seems to be there but is not claimed: pointed out on the card."""
     is_adapter: bool = False
     target: Any = field(default=None, repr=False, compare=False)
 
     def declared(self, facet: str, choice: str) -> str:
-        """The subject's choice where a rule judges *as declared*; the facet's default where it says nothing."""
-        module = importlib.import_module(f"pytest_flowcheck.protocols.{facet}")
-        default = cast("dict[str, tuple[str, ...]]", module.DECLARES)[choice][0]
+        """The subject's choice where a rule judges *as declared*; the facet's default where it says nothing.
+
+        A third party's facet has no defaults: `""`.
+        """
+        protocol = _protocol(facet)
+        default = "" if protocol is None else cast("dict[str, tuple[str, ...]]", protocol.DECLARES)[choice][0]
         return self.declares.get(facet, {}).get(choice, default)
+
+    @property
+    def errors(self) -> ErrorMap:
+        """The kit's errors -> the subject's own, as its adapter says."""
+        return cast("ErrorMap", getattr(self.target, "errors", {})) if self.is_adapter else {}
+
+    @property
+    def source(self) -> str:
+        """Lines of Python that make the adapter, as `subject`, in a program without the kit's own loading."""
+        module, _, attribute = self.spec.rpartition(":")
+        lines = []
+        if module.endswith(".py"):
+            path = Path(module).resolve()
+            lines, module = ["import sys", "", f"sys.path.insert(0, {str(path.parent)!r})"], path.stem
+        top, *rest = attribute.split(".")
+        return "\n".join([*lines, f"from {module} import {top}", "", f"subject = {'.'.join([top, *rest])}()"])
+
+    def open(self, facet: str, **options: Any) -> Any:
+        """What the facet's opener gives: a context manager, or an async one, for a fresh instance. Enters nothing.
+
+        Raises:
+            AdapterError: the opener does not take these options.
+            NotTestable: the subject's terms can't express them.
+        """
+        opener: Callable[..., Any] = getattr(self.target, facet)
+        _takes(f"{self.spec}.{facet}", opener, options)
+        try:
+            return opener(**options)
+        except Inexpressible as error:
+            raise NotTestable(f"the subject can't express it: {error}") from None
 
     @contextmanager
     def open_executor(self, *, max_workers: int, **options: Any) -> Generator[Executor]:
@@ -102,7 +140,7 @@ def _takes(spec: str, opener: Callable[..., Any], options: Mapping[str, Any]) ->
         signature.bind(**options)
     except TypeError as error:
         raise AdapterError(
-            f"{spec} claims what it can't be opened with: {error}; its signature is {signature}"
+            f"{spec} can't be opened with what its facet and claims ask for: {error}; its signature is {signature}"
         ) from error
 
 
@@ -221,29 +259,68 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
         raise UsageError(
             f"subject {spec!r}: {cls.__name__}() raised {_one_line(error)}; an adapter is made without arguments"
         ) from error
+    requires = tuple(cast("Sequence[str]", getattr(adapter, "requires", ())))
+    _check_installed(spec, requires)
     claims = {facet: frozenset(capabilities) for facet, capabilities in dict(adapter.claims).items()}
+    if not claims:
+        raise UsageError(f"subject {spec!r} claims no facet: say which, as in claims = {{'executor': {{'threads'}}}}")
     for facet, capabilities in claims.items():
         if not callable(getattr(adapter, facet, None)):
             raise UsageError(f"subject {spec!r} claims the facet {facet!r} but has no method {facet}()")
         _check_capabilities(spec, facet, capabilities)
+    declares = {
+        facet: _check_declares(spec, facet, f"declares[{facet!r}]", chosen)
+        for facet, chosen in dict(getattr(adapter, "declares", {})).items()
+    }
     return Subject(
         name=str(getattr(adapter, "name", "") or cls.__name__),
-        version=str(getattr(adapter, "version", "") or _version(cls.__module__)),
+        version=str(
+            getattr(adapter, "version", "") or (metadata.version(requires[0]) if requires else _version(cls.__module__))
+        ),
         spec=where,
         claims=claims,
-        declares=dict(getattr(adapter, "declares", {})),
+        declares=declares,
+        backends=_backends(spec, getattr(adapter, "backends", ("asyncio",))),
         is_adapter=True,
         target=adapter,
     )
 
 
-def _check_capabilities(spec: str, facet: str, claimed: AbstractSet[str]) -> None:
+def _check_installed(spec: str, requires: Sequence[str]) -> None:
+    """The distributions that an adapter `requires`: it imports them where it uses them, so that it can be listed without."""
+    missing: list[str] = []
+    for distribution in requires:
+        try:
+            metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            missing.append(distribution)
+    if missing:
+        raise UsageError(f"subject {spec!r} needs what is not installed: pip install {' '.join(missing)}")
+
+
+def _backends(spec: str, declared: Any) -> tuple[str, ...]:
+    known: tuple[str, ...] = get_args(Backend)
+    backends = tuple(cast("Sequence[str]", declared)) if isinstance(declared, list | tuple) else (declared,)
+    if not backends or any(backend not in known for backend in backends):
+        raise UsageError(f"subject {spec!r} has backends = {declared!r}; expected some of {known}")
+    return backends
+
+
+def _protocol(facet: str) -> Any:
+    """The facet's protocol; None for a third party's facet: its own suite knows its words."""
     name = f"pytest_flowcheck.protocols.{facet}"
-    if importlib.util.find_spec(name) is None:
-        return  # a third party's facet: its own suite knows its capabilities
-    module = importlib.import_module(name)
-    known = {*module.CAPABILITIES, *module.TRAITS}
+    return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
+
+
+def _check_capabilities(spec: str, facet: str, claimed: AbstractSet[str]) -> None:
+    if (protocol := _protocol(facet)) is None:
+        return
+    known = {*protocol.CAPABILITIES, *protocol.TRAITS}
     for capability in sorted(claimed - known):
+        if capability in protocol.READ_OFF:
+            raise UsageError(
+                f"subject {spec!r} claims {capability!r} of {facet}: leave it out, it is read off the opened instance"
+            )
         near = get_close_matches(capability, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"{facet} has: {', '.join(sorted(known))}"
         raise UsageError(f"subject {spec!r} claims an unknown capability {capability!r} of {facet}; {hint}")
@@ -257,7 +334,7 @@ def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
             f"subject {spec!r}: flowcheck_claims is {claims!r}; expected a set of capabilities, e.g. {{'cancel_futures'}}"
         )
     extra = frozenset(cast("AbstractSet[str]", claims))
-    declares = _declares(spec, getattr(target, "flowcheck_declares", {}))
+    declares = _check_declares(spec, "executor", "flowcheck_declares", getattr(target, "flowcheck_declares", {}))
     _check_capabilities(spec, "executor", extra)
     offered = {"initializer"} & parameters
     return Subject(
@@ -271,18 +348,18 @@ def _bare(spec: str, where: str, target: Callable[..., Any]) -> Subject:
     )
 
 
-def _declares(spec: str, declared: Any) -> dict[str, str]:
-    from pytest_flowcheck.protocols.executor import DECLARES
-
+def _check_declares(spec: str, facet: str, where: str, declared: Any) -> dict[str, str]:
+    """The choices of one facet, as they stand in `where`, once each of them is known."""
+    protocol = _protocol(facet)
+    known: Mapping[str, tuple[str, ...]] = {} if protocol is None else protocol.DECLARES
     if not isinstance(declared, Mapping):
-        raise UsageError(
-            f"subject {spec!r}: flowcheck_declares is {declared!r}; expected a mapping, e.g. {{'submit': 'block'}}"
-        )
+        example = {choice: values[-1] for choice, values in [*known.items()][-1:]}
+        raise UsageError(f"subject {spec!r}: {where} is {declared!r}; expected a mapping, e.g. {example}")
     chosen = dict(cast("Mapping[str, str]", declared))
     for choice, value in chosen.items():
-        if value not in DECLARES.get(choice, ()):
-            known = "; ".join(f"{name}: {' or '.join(values)}" for name, values in DECLARES.items())
-            raise UsageError(f"subject {spec!r} declares {choice} = {value!r}; known choices are {known}")
+        if protocol is not None and value not in known.get(choice, ()):
+            choices = "; ".join(f"{name}: {' or '.join(values)}" for name, values in known.items())
+            raise UsageError(f"subject {spec!r} declares {choice} = {value!r}; known choices are {choices}")
     return chosen
 
 
@@ -321,16 +398,19 @@ def _one_line(error: BaseException) -> str:
 
 
 def first_probe(subject: Subject) -> Subject:
-    """Open a bare executor once, run one task, and claim `threads` or `process` by the pid that it ran in.
+    """Find out what a subject need not say of itself.
 
-    An adapter says so itself and is returned unchanged. Blocks for as long as the subject does: call it where a hang
-    is contained.
+    A bare executor is opened once and runs one task: `threads` or `process` by the pid that it ran in. Of an adapter,
+    the colour of each facet's instances: `async` where they are opened by `async with`. Blocks for as long as the
+    subject does: call it where a hang is contained.
 
     Raises:
-        UsageError: it can't be opened, or what it gives is no executor.
+        UsageError: it can't be opened, or what it gives is no executor, or no context manager.
     """
     if subject.is_adapter:
-        return subject
+        return with_claims(
+            subject, {facet: claimed | _read_off(subject, facet) for facet, claimed in subject.claims.items()}
+        )
     import os
 
     try:
@@ -352,6 +432,23 @@ def first_probe(subject: Subject) -> Subject:
         ) from error
     sort = "threads" if pid == os.getpid() else "process"
     return with_claims(subject, {"executor": frozenset(subject.claims["executor"]) | {sort}})
+
+
+def _read_off(subject: Subject, facet: str) -> frozenset[str]:
+    from pytest_flowcheck.probes.instance import colour_of
+
+    protocol = _protocol(facet)
+    if protocol is None or not protocol.READ_OFF:
+        return frozenset()
+    try:
+        return frozenset({colour_of(subject.open(facet, **protocol.OPENS), f"{subject.spec}.{facet}")}) & {"async"}
+    except AdapterError as error:
+        raise UsageError(f"subject {subject.spec!r}: {error}") from error
+    except NotTestable:
+        return frozenset()
+    except Exception as error:
+        asked = ", ".join(f"{name}={value!r}" for name, value in protocol.OPENS.items())
+        raise UsageError(f"subject {subject.spec!r}: {facet}({asked}) raised {_one_line(error)}") from error
 
 
 def with_claims(subject: Subject, claims: Mapping[str, AbstractSet[str]]) -> Subject:

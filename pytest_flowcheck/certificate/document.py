@@ -37,7 +37,7 @@ def build(
 
     Args:
         account: every rule with its finding.
-        subject: `name`, `version`, `spec`, `asked`, `label` and `unclaimed`.
+        subject: `name`, `version`, `spec`, `asked`, `label`, `backend` and `unclaimed`.
         claims: facet -> capabilities; None if it could not be loaded.
         seed: of the drawn scenarios.
         kit: the kit's version.

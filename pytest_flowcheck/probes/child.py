@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 from pytest_flowcheck.proof import descendants, kill_tree
 
 if TYPE_CHECKING:
-    from pytest_flowcheck.probes.lab import Call, Lab
+    from pytest_flowcheck.probes.calls import Call
+    from pytest_flowcheck.probes.lab import Lab
 
 
 class Child:

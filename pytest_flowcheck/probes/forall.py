@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -31,6 +32,7 @@ def forall(
     *,
     examples: int,
     describe: Callable[[Any], str] = repr,
+    reproduce: Callable[[Any], str] | None = None,
 ) -> None:
     """Run `scenario` on drawn examples, each with a fresh history, and raise the judgement of the smallest that fails.
 
@@ -45,9 +47,10 @@ def forall(
         strategy: draws examples; their `repr` must tell them apart.
         examples: how many to draw.
         describe: an example as the text of the failure message.
+        reproduce: an example as a program that shows the failure without pytest.
     """
     judged: dict[str, Judgement | None] = {}
-    told: dict[int, str] = {}
+    told: dict[int, tuple[str, Callable[[], str] | None]] = {}
     first: list[Judgement] = []
     runs_after_first = 0
 
@@ -77,22 +80,23 @@ def forall(
         lab.fresh()
         lab.judgement = None
         lab.example = describe(example)  # told as well if the subject hangs right here and now
+        lab.script = partial(reproduce, example) if reproduce is not None else None
         try:
             scenario(example)
         except Judgement as judgement:
             judged[key] = judgement
-            told[id(judgement)] = lab.example
+            told[id(judgement)] = lab.example, lab.script
             if not first:
                 first.append(judgement)
             raise
-        lab.example = ""
+        lab.example, lab.script = "", None
         judged[key] = None
 
     try:
         run()
     except Judgement as smallest:
-        lab.example, lab.judgement = told[id(smallest)], smallest
+        (lab.example, lab.script), lab.judgement = told[id(smallest)], smallest
         raise
     except Flaky:
-        lab.example, lab.judgement = told[id(first[0])], first[0]
+        (lab.example, lab.script), lab.judgement = told[id(first[0])], first[0]
         raise first[0] from None

@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import probe as probes
+from pytest_flowcheck.probes.calls import Call, ThreadCall
 from pytest_flowcheck.probes.gates import Gates
+from pytest_flowcheck.probes.instance import Instance, opened
 from pytest_flowcheck.probes.timeline import Timeline
+from pytest_flowcheck.protocols import is_a
 
 if TYPE_CHECKING:
     from pytest_flowcheck.subjects import Subject
@@ -39,45 +41,6 @@ class Request:
     waits: list[str] = field(default_factory=list[str])
 
 
-class Call(Generic[T]):
-    """A call into the subject on a thread of its own, in the rule's context, so that the rule can say whether it came back."""
-
-    def __init__(self, lab: Lab, what: str, function: Callable[[], T]) -> None:
-        self.what = what
-        self.error: BaseException | None = None
-        self.returned = False
-        self._lab, self._function = lab, function
-        self._value: list[T] = []
-        self.thread = threading.Thread(target=copy_context().run, args=(self._run,), daemon=True, name=f"caller: {what}")
-        self.thread.start()
-
-    @property
-    def done(self) -> bool:
-        """It returned or raised."""
-        return self.returned or self.error is not None
-
-    def _run(self) -> None:
-        try:
-            self._value.append(self._function())
-        except BaseException as error:  # noqa: BLE001 - whatever the subject raises is what the rule asks about
-            self.error = error
-        else:
-            self.returned = True
-        self._lab.timeline.append("note", f"{self.what} {'returned' if self.returned else f'raised {self.error!r}'}")
-
-    def join(self) -> Call[T]:
-        """Wait until it is over; the rule reads HUNG if it provably never is."""
-        self._lab.until(lambda: self.done, f"{self.what} comes back", hung=True)
-        return self
-
-    def result(self) -> T:
-        """What it returned; raises what it raised; HUNG if it provably never does either."""
-        self.join()
-        if self.error is not None:
-            raise self.error
-        return self._value[0]
-
-
 class Lab:
     """What a rule gets.
 
@@ -88,16 +51,30 @@ class Lab:
     Args:
         subject: the loaded subject under judgement.
         seed: for hypothesis, pinned per run and printed in the certificate.
+        facet: the rule's.
         adopt: is told the native id of each thread that is the kit's own.
+        uncaught: where errors end that nobody caught: of threads, finalisers and loops.
     """
 
-    def __init__(self, subject: Subject, *, seed: int = 0, adopt: Callable[[int], None] = lambda _: None) -> None:
-        self.subject, self.seed = subject, seed
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        facet: str = "executor",
+        seed: int = 0,
+        adopt: Callable[[int], None] = lambda _: None,
+        uncaught: list[str] | None = None,
+    ) -> None:
+        self.subject, self.facet, self.seed = subject, facet, seed
+        self.uncaught: list[str] = [] if uncaught is None else uncaught
         self.benches: list[probes.Bench] = []
         self.grade: Grade = "proven"
         self.observed_because = ""
         self.judgement: Judgement | None = None
-        self.example: str = ""
+        self.example = ""
+        """The scenario of a property that fails, as a table."""
+        self.script: Callable[[], str] | None = None
+        """Writes the same as a program that needs no pytest."""
         self.request: Request | None = None
         self.asked = threading.Event()
         self.probes_ran = 0
@@ -121,7 +98,34 @@ class Lab:
 
     def claims(self, capability: str) -> bool:
         """Whether the subject claims this capability (or trait) of the rule's facet."""
-        return any(capability in capabilities for capabilities in self.subject.claims.values())
+        return capability in self.subject.claims.get(self.facet, ())
+
+    def declared(self, choice: str) -> str:
+        """The subject's choice where the rule judges *as declared*."""
+        return self.subject.declared(self.facet, choice)
+
+    def is_a(self, error: BaseException | None, kind: type[BaseException]) -> bool:
+        """Whether the error is of this kind, in itself or by the subject's table `errors`."""
+        return error is not None and is_a(error, kind, self.subject.errors)
+
+    @contextmanager
+    def instance(self, **options: Any) -> Generator[Instance]:
+        """A fresh instance of the rule's facet, of either colour. Leaving opens every gate first, then leaves it.
+
+        Calls are made by `instance.start('call', lambda it: it.call(...))`, which gives a `Call`.
+        """
+        self.gates.shut_all()
+        with opened(
+            self, self.subject.open(self.facet, **options), self.subject.spec, self.subject.backend
+        ) as instance:
+            try:
+                yield instance
+            except Judgement as judgement:
+                # remembered before the instance is left: a hang on the way out must not hide what was found
+                self.judgement = self.judgement or judgement
+                raise
+            finally:
+                self.gates.open_all()
 
     @contextmanager
     def executor(self, max_workers: int, **options: Any) -> Generator[Executor]:
@@ -143,6 +147,10 @@ class Lab:
     def probe(self, name: str, does: Callable[..., Any] | None = None, *, gated: bool = True) -> probes.Probe:
         """A body named `name`; see `Probe`. `does` must be importable where the subject runs in other processes."""
         return probes.Probe(self.benches[-1], name, does, gated=gated, adopt=self._adopt)
+
+    def attempts(self, name: str, does: Callable[..., Any] | None = None, *, gated: bool = True) -> probes.Probe:
+        """A body that is called again and again: call `name #1`, `name #2`, ...; `does` gets the number."""
+        return probes.Probe(self.benches[-1], name, does, gated=gated, numbered=True, adopt=self._adopt)
 
     def open(self, *names: str) -> None:
         """Let these probe calls go."""
@@ -174,7 +182,7 @@ class Lab:
 
     def call(self, what: str, function: Callable[[], T]) -> Call[T]:
         """Make a call into the subject on a thread of its own. `what` reads as in 'shutdown(wait=True)'."""
-        return Call(self, what, function)
+        return ThreadCall(self, what, function)
 
     # --- waits that end by proof -------------------------------------------------------------------------------------
 

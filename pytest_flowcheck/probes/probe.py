@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -21,7 +24,12 @@ class Bench:
     def __init__(self, timeline: Timeline, gates: Gates) -> None:
         self.timeline, self.gates = timeline, gates
         self.token = secrets.token_hex(8)
+        self._numbers: defaultdict[str, count[int]] = defaultdict(lambda: count(1))
         _benches[self.token] = self
+
+    def number(self, probe: str) -> int:
+        """How many times this numbered probe has been called, this call included. (`wire.Desk`)"""
+        return next(self._numbers[probe])
 
     def report(self, kind: Any, probe: str, pid: int, tid: int, thread: str) -> None:
         """A probe in another process did something. (`wire.Desk`)"""
@@ -51,7 +59,11 @@ class Probe:
 
     A thread calls it, a loop awaits `probe.aio(...)`. It pickles by reference: in this process the copy *is* this
     probe's double on the same gates, in another one it reports over `wire`. Its result is what `does(*args, **kwargs)`
-    returns, or else the name of the call, so that every call has a result of its own.
+    returns, or else the name of the call, so that every call has a result of its own; on a loop, what `does` returns
+    is awaited if it can be.
+
+    `numbered`: it is called with the same arguments again and again, as the attempts of a retry are. Each call is named
+    by its number, `fetch #1`, and `does` gets that number first.
     """
 
     def __init__(
@@ -61,10 +73,11 @@ class Probe:
         does: Callable[..., Any] | None = None,
         *,
         gated: bool = True,
+        numbered: bool = False,
         adopt: Callable[[int], None] | None = None,
     ) -> None:
         self._token, self._owner, self._adopt = bench.token, os.getpid(), adopt or _ignore
-        self._does, self._gated = does, gated
+        self._does, self._gated, self._numbered = does, gated, numbered
         self._address: wire.Address | None = None
         self.name = name
         self.__name__ = self.__qualname__ = name
@@ -75,15 +88,15 @@ class Probe:
     def __reduce__(self) -> tuple[Any, ...]:
         bench = _benches.get(self._token) if os.getpid() == self._owner else None
         address = bench.address(self._adopt) if bench is not None else self._address
-        return _revive, (self._token, self._owner, self.name, self._does, self._gated, address)
+        return _revive, (self._token, self._owner, self.name, self._does, self._gated, self._numbered, address)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = call_name(self.name, args)
         if os.getpid() != self._owner:
-            return self._call_remotely(call, args, kwargs)
+            return self._call_remotely(args, kwargs)
         bench = _benches.get(self._token)
         if bench is None:
-            return call  # its rule is over: nobody listens any more
+            return call_name(self.name, args)  # its rule is over: nobody listens any more
+        call, args = self._named(bench.number, args)
         bench.timeline.here("started", call)
         if self._gated:
             bench.gates.wait(call)
@@ -95,45 +108,63 @@ class Probe:
         bench.timeline.here("ended", call)
         return value
 
-    def _call_remotely(self, call: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _named(self, number: Callable[[str], int], args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """The name of this call, and what `does` gets."""
+        if not self._numbered:
+            return call_name(self.name, args), args
+        which = number(self.name)
+        return f"{call_name(self.name, args)} #{which}", (which, *args)
+
+    def _call_remotely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._address is None:
             raise RuntimeError(
                 f"{self!r} was inherited by a fork; only a pickled probe can report from another process"
             )
-        with wire.exchange(self._address, self._token, call) as line:
-            line.say("started" if self._gated else "started-free")
+        with wire.exchange(self._address, self._token) as line:
+            call, args = self._named(line.number, args)
+            line.say("started" if self._gated else "started-free", call)
             try:
                 value = self._does(*args, **kwargs) if self._does else call
             except BaseException:
-                line.say("raised")
+                line.say("raised", call)
                 raise
-            line.say("ended")
+            line.say("ended", call)
         return value
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """The same on a loop: suspends at the gate, honours cancellation there (which counts as *raised*)."""
-        call = call_name(self.name, args)
         bench = _benches.get(self._token)
         if bench is None or os.getpid() != self._owner:
             return self(*args, **kwargs)
-        bench.timeline.here("started", call)
+        call, args = self._named(bench.number, args)
+        bench.timeline.here("started", call, coroutine=True)
         try:
             if self._gated:
                 await bench.gates.wait_async(call)
             value = self._does(*args, **kwargs) if self._does else call
+            if inspect.isawaitable(value):
+                value = await value
         except BaseException:
-            bench.timeline.here("raised", call)
+            bench.timeline.here("raised", call, coroutine=True)
             raise
-        bench.timeline.here("ended", call)
+        bench.timeline.here("ended", call, coroutine=True)
         return value
 
 
 def _revive(
-    token: str, owner: int, name: str, does: Callable[..., Any] | None, gated: bool, address: wire.Address | None
+    token: str,
+    owner: int,
+    name: str,
+    does: Callable[..., Any] | None,
+    gated: bool,
+    numbered: bool,
+    address: wire.Address | None,
 ) -> Probe:
     """Unpickle: a double that finds the bench by its token in the owner's process, or reports over the wire elsewhere."""
     probe = Probe.__new__(Probe)
-    vars(probe).update(_adopt=_ignore, _token=token, _owner=owner, _does=does, _gated=gated, _address=address)
+    vars(probe).update(
+        _adopt=_ignore, _token=token, _owner=owner, _does=does, _gated=gated, _numbered=numbered, _address=address
+    )
     probe.name = probe.__name__ = probe.__qualname__ = name
     return probe
 

@@ -29,6 +29,8 @@ class Event:
     pid: int = 0
     tid: int = 0
     thread: str = ""
+    coroutine: bool = False
+    """It ran as a coroutine on a loop of that thread."""
 
     @property
     def worker(self) -> tuple[int, int]:
@@ -56,15 +58,18 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.events)
 
-    def append(self, kind: Kind, probe: str, pid: int = 0, tid: int = 0, thread: str = "") -> None:
+    def append(
+        self, kind: Kind, probe: str, pid: int = 0, tid: int = 0, thread: str = "", *, coroutine: bool = False
+    ) -> None:
         """Record an event and wake those who wait for one."""
         with self.changed:
-            self.events.append(Event(perf_counter() - self._zero, kind, probe, pid, tid, thread))
+            self.events.append(Event(perf_counter() - self._zero, kind, probe, pid, tid, thread, coroutine))
             self.changed.notify_all()
 
-    def here(self, kind: Kind, probe: str) -> None:
+    def here(self, kind: Kind, probe: str, *, coroutine: bool = False) -> None:
         """Record that the calling thread did something."""
-        self.append(kind, probe, os.getpid(), threading.get_native_id(), threading.current_thread().name)
+        thread = threading.current_thread().name
+        self.append(kind, probe, os.getpid(), threading.get_native_id(), thread, coroutine=coroutine)
 
     def of(self, *kinds: str) -> list[Event]:
         """The events of these kinds so far, in order."""

@@ -2,6 +2,8 @@
 
     probe in a worker process                    server thread of the kit
       connect, prove knowledge of the key  --->    (HMAC over a fresh nonce)
+      ["number", bench, probe, who]        --->    only of a numbered probe: which call of it is this?
+                                           <---    [number]
       ["started", bench, probe, who]         --->    timeline.append
                                            <---    ["go"], once the gate is open
       ... the task's own work ...
@@ -38,6 +40,7 @@ _LARGEST: Final = 1 << 16
 class Desk(Protocol):
     """Who answers for one bench."""
 
+    def number(self, probe: str) -> int: ...
     def report(self, kind: str, probe: str, pid: int, tid: int, thread: str) -> None: ...
     def when_open(self, probe: str, release: Callable[[], None]) -> None: ...
 
@@ -50,20 +53,20 @@ class Address:
     key: bytes = field(repr=False)
 
 
-def exchange(address: Address, bench: str, probe: str) -> Line:
+def exchange(address: Address, bench: str) -> Line:
     """Open a line to the server for one call of one probe.
 
     Raises:
         ConnectionError: the kit's process is gone.
     """
-    return Line(address, bench, probe)
+    return Line(address, bench)
 
 
 class Line:
     """One probe call's connection. Use as a context manager; closing it without a last word means *lost*."""
 
-    def __init__(self, address: Address, bench: str, probe: str) -> None:
-        self._bench, self._probe = bench, probe
+    def __init__(self, address: Address, bench: str) -> None:
+        self._bench = bench
         self._socket = socket.create_connection(("127.0.0.1", address.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         nonce = _read_exactly(self._socket, _NONCE)
@@ -75,13 +78,22 @@ class Line:
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()
 
-    def say(self, kind: str) -> None:
+    def say(self, kind: str, probe: str) -> None:
         """Report, and wait for the answer: for `started` it comes when the gate opens."""
+        self._send(kind, probe)
+        _read_exactly(self._socket, 1)
+
+    def number(self, probe: str) -> int:
+        """Ask which call of a numbered probe this is."""
+        self._send("number", probe)
+        which: int = _HEADER.unpack(_read_exactly(self._socket, _HEADER.size))[0]
+        return which
+
+    def _send(self, kind: str, probe: str) -> None:
         thread = threading.current_thread().name
-        message = [kind, self._bench, self._probe, os.getpid(), threading.get_native_id(), thread]
+        message = [kind, self._bench, probe, os.getpid(), threading.get_native_id(), thread]
         body = json.dumps(message).encode()
         self._socket.sendall(_HEADER.pack(len(body)) + body)
-        _read_exactly(self._socket, 1)
 
 
 def _read_exactly(source: socket.socket, count: int) -> bytes:
@@ -192,6 +204,9 @@ class Server:
     def _answer(self, client: _Client, message: list[Any]) -> None:
         kind, bench, probe, pid, tid, thread = message
         desk = self.desks.get(bench)
+        if kind == "number":
+            self._send(client, _HEADER.pack(desk.number(probe) if desk is not None else 0))
+            return
         gated, kind = kind == "started", kind.removesuffix("-free")
         client.in_flight = (bench, probe) if kind == "started" else None
         if desk is None:

@@ -92,7 +92,10 @@ def _futex_waitv(call: Call) -> Reach:
 
 
 def _epoll_wait(call: Call) -> Reach:
-    return _until(call.holders.epoll(call.pid, _signed(call.a[0])), _signed(call.a[3]) >= 0)
+    reach, patience = call.holders.epoll(call.pid, _signed(call.a[0])), _signed(call.a[3])
+    if patience >= 0 and reach.kind in {"untimed", "door"}:
+        return Reach("timed", f"{reach.text}, with a deadline of {patience} ms")
+    return reach
 
 
 def _epoll_pwait2(call: Call) -> Reach:

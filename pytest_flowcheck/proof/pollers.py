@@ -1,4 +1,4 @@
-"""Threads of the standard library that wake up by the clock, look at a flag of their own, and sleep again.
+"""Threads that wake up by the clock, look at a flag of their own, and sleep again.
 
 Their clock is no reason to doubt: what they look at can only be changed by a thread that runs.
 """
@@ -6,25 +6,55 @@ Their clock is no reason to doubt: what they look at can only be changed by a th
 from __future__ import annotations
 
 import gc
+import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.proof.sighting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
+
+TRIO_LONGEST: Final = "a deadline of 86400000 ms"
+"""How long a trio loop waits for events at most, as `decode` words it: a loop without deadlines waits exactly so long."""
+
+_resting: dict[int, bool] = {}
+"""Loops of the kit's own, by native thread id: whether they wait for events and nothing else."""
+
+
+@contextmanager
+def known_loop() -> Generator[Callable[[bool], None]]:
+    """On the thread of a loop that waits with a deadline although nothing is due: yields what says whether it rests.
+
+    The loop must say True only while it waits, and no timer of its own is set.
+    """
+    me = threading.get_native_id()
+
+    def rest(resting: bool) -> None:
+        _resting[me] = resting
+
+    rest(False)
+    try:
+        yield rest
+    finally:
+        del _resting[me]
 
 
 def excuse(waits: Sequence[Wait]) -> list[Wait]:
     """The waits, with those of known pollers as `untimed`.
 
-    Known: the main thread of a `multiprocessing` manager's server, which waits a second for its stop flag, over and
+    Known: a trio loop of the kit's own that says that no deadline is set, while the kernel says that it waits for a day.
+
+    Known too: the main thread of a `multiprocessing` manager's server, which waits a second for its stop flag, over and
     over (`Server.serve_forever` in `multiprocessing/managers.py`). It is one if this process started the manager, the
     wait has a deadline, and the server's accepting thread already waits at its door: then what it was given to run
     first has ended.
     """
+    waits = [_rested(wait) for wait in waits]
     if not any(wait.kind == "timed" and wait.pid == wait.tid for wait in waits):
-        return list(waits)
+        return waits
     at_a_door = {wait.pid for wait in waits if wait.kind == "door"}
     suspects = {wait.pid for wait in waits if wait.kind == "timed" and wait.pid == wait.tid} & at_a_door
     servers = _servers() & suspects if suspects else set[int]()
@@ -34,6 +64,12 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
         else wait
         for wait in waits
     ]
+
+
+def _rested(wait: Wait) -> Wait:
+    if wait.kind == "timed" and wait.pid == os.getpid() and TRIO_LONGEST in wait.text and _resting.get(wait.tid):
+        return Wait(wait.pid, wait.tid, "untimed", "waits for events: a trio loop without deadlines")
+    return wait
 
 
 def _servers() -> set[int]:

@@ -37,6 +37,9 @@ class Adapter:
 
     name: str = ""
     version: str = ""
+    requires: ClassVar[Sequence[str]] = ()
+    """Distributions that the adapter imports where it uses them; `version` is the first one's unless stated."""
+
     claims: ClassVar[Mapping[str, AbstractSet[str]]] = {}
 
     declares: ClassVar[Mapping[str, Mapping[str, str]]] = {}

@@ -24,6 +24,9 @@ CAPABILITIES: Final = {
 }
 """The optional capabilities of this facet, and what each promises: the only list of them."""
 
+READ_OFF: Final[dict[str, str]] = {}
+"""Capabilities that nobody claims: they are read off the opened instance. An executor has none."""
+
 TRAITS: Final = {"cluster": "workers are elsewhere, behind a scheduler: some rules are relaxed"}
 """Said in `claims` too, but they relax rules instead of adding any."""
 

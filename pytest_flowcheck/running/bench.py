@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import gc
 import json
 import os
 import select
@@ -83,7 +84,14 @@ class Bench:
                     "ready", tids=[tid for pid, tid in self.harness.threads() if self.harness.owns(pid, tid)]
                 )
             try:
-                finding = judge(rule, subject, self.harness, patience=self.plan.patience, seed=self.plan.seed)
+                finding = judge(
+                    rule,
+                    subject,
+                    self.harness,
+                    patience=self.plan.patience,
+                    seed=self.plan.seed,
+                    uncaught=self._noted,
+                )
             except Exception:  # noqa: BLE001 - a bug of ours must cost one verdict, like any other
                 return Finding(
                     rule.id, Verdict.KIT_ERROR, level, "observed", message=traceback.format_exc(), poisoned=True
@@ -116,10 +124,15 @@ class Bench:
                 self._subjects[column.label] = _load(column)
             except Exception as error:  # noqa: BLE001 - whatever it raises, its rules read ADAPTER-ERROR
                 self._subjects[column.label] = f"loading {column.spec} raised {type(error).__name__}: {error}"
+            # Every rule collects garbage, most of them several times. What is here now stays: half of a cheap rule's
+            # time was spent on looking through pytest, hypothesis and the subject's modules again and again.
+            gc.collect()
+            gc.freeze()
         return self._subjects[column.label]
 
     def close(self, *, reap: bool = True) -> None:
         """At the end of the run: end what the subjects left behind."""
+        gc.unfreeze()
         self._stack.close()
         if reap:
             kill_tree([pid for pid in descendants() if pid not in self._children])
@@ -149,7 +162,7 @@ def _load(column: Column) -> Subject:
     if subject.is_adapter and (warm_up := getattr(subject.target, "warm_up", None)) is not None:
         warm_up()
     claims = {facet: frozenset(capabilities) for facet, capabilities in column.claims.items()}
-    return dataclasses.replace(subject, name=column.name, claims=claims)
+    return dataclasses.replace(subject, name=column.name, claims=claims, backend=column.backend)
 
 
 def _plain(finding: Finding) -> Finding:

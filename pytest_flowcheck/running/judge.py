@@ -43,7 +43,15 @@ class Outcome:
     done: bool = False
 
 
-def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 30.0, seed: int = 0) -> Finding:
+def judge(
+    rule: Rule,
+    subject: Subject,
+    harness: Harness,
+    *,
+    patience: float = 30.0,
+    seed: int = 0,
+    uncaught: list[str] | None = None,
+) -> Finding:
     """Run `rule` against `subject` and say what was found.
 
     Args:
@@ -52,6 +60,7 @@ def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 3
         harness: which threads and descriptors are the test harness's own.
         patience: seconds to endure an unprovable silence before the verdict is INCONCLUSIVE.
         seed: for hypothesis.
+        uncaught: where errors that nobody caught are noted meanwhile.
 
     Returns:
         The finding; never raises for anything that rule or subject do on the driver thread.
@@ -65,7 +74,7 @@ def judge(rule: Rule, subject: Subject, harness: Harness, *, patience: float = 3
         return Finding(rule.id, Verdict.NOT_CLAIMED, level, message=f"capability not claimed: {wanted}")
 
     threads_before, children_before = set(threading.enumerate()), set(descendants())
-    lab = Lab(subject, seed=seed, adopt=harness.adopt)
+    lab = Lab(subject, facet=rule.facet, seed=seed, adopt=harness.adopt, uncaught=uncaught)
     outcome = Outcome()
     began = monotonic()
     driver = threading.Thread(target=_drive, args=(rule, lab, outcome), daemon=True, name=f"flowcheck {rule.id}")
@@ -259,6 +268,8 @@ def tell(rule: Rule, lab: Lab, error: Violated) -> str:
         lines += ["", "Scenario:", *(f"    {line}" for line in lab.example.splitlines())]
     if events := lab.timeline.events if error.events is None else error.events:
         lines += ["", "In order:", *(f"  {event}" for event in _abridged(list(map(str, events))))]
+    if lab.script is not None:
+        lines += ["", "Without pytest:", *(f"    {line}".rstrip() for line in lab.script().splitlines())]
     lines += [
         "",
         f"Expected:      {error.expected}",
@@ -290,6 +301,8 @@ def _evidence(lab: Lab, outcome: Outcome, hang: Judgement | None) -> dict[str, o
     }
     if lab.example:
         evidence["example"] = lab.example
+    if lab.script is not None:
+        evidence["script"] = lab.script()
     if lab.observed_because:
         evidence["observed_because"] = lab.observed_because
     if hang is not None:

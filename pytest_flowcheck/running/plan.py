@@ -28,6 +28,8 @@ class Column:
     """What loads it again in another process."""
     claims: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     declares: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    backend: str = "asyncio"
+    """The loop library on which its async instances run; a subject has one column for each."""
     unclaimed: list[str] = field(default_factory=list[str])
     is_adapter: bool = False
     problem: str = ""

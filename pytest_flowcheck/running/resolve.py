@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from pytest_flowcheck.running.plan import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_flowcheck.subjects import Subject
 
 FIRST_LOOK = 1.0
 """Seconds that a child is left alone: most are done by then."""
@@ -57,10 +59,12 @@ def resolve(asked: Sequence[str], extra: Mapping[str, str], folder: Path, patien
         answers = list(pool.map(answer_to, asked))
     if wrong := [answer["usage"] for answer in answers if "usage" in answer]:
         raise UsageError("\n".join(wrong))
-    return [
-        Column(asked=spec, **answer["column"]) if "column" in answer else Column(asked=spec, problem=answer["problem"])
-        for spec, answer in zip(asked, answers, strict=True)
-    ]
+    columns: list[Column] = []
+    for spec, answer in zip(asked, answers, strict=True):
+        if "problem" in answer:
+            columns.append(Column(asked=spec, problem=answer["problem"]))
+        columns += [Column(**column) for column in answer.get("columns", ())]
+    return columns
 
 
 def _at_once(count: int) -> int:
@@ -175,7 +179,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         if question.get("broken"):
             return {"columns": [asdict(column) for column in _broken()]}
-        return {"column": _load(question["load"], question["extra"])}
+        return {"columns": [asdict(column) for column in _load(question["load"], question["extra"])]}
     except UsageError as error:
         return {"usage": str(error)}
     except BaseException as error:  # noqa: BLE001 - SystemExit too: whatever a subject raises is one line
@@ -184,22 +188,36 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"usage": f"subject {what!r}: loading it raised {type(error).__name__}{f': {text}' if text else ''}"}
 
 
-def _load(spec: str, extra: Mapping[str, str]) -> dict[str, Any]:
+def _load(spec: str, extra: Mapping[str, str]) -> list[Column]:
     from pytest_flowcheck import subjects
 
     subject = subjects.first_probe(subjects.load(spec, extra))
     warm_up: Callable[[], object] | None = getattr(subject.target, "warm_up", None) if subject.is_adapter else None
     if warm_up is not None:
         warm_up()
-    return {
-        "name": subject.name,
-        "version": subject.version,
-        "spec": subject.spec,
-        "claims": {facet: sorted(claimed) for facet, claimed in sorted(subject.claims.items())},
-        "declares": {facet: dict(choices) for facet, choices in subject.declares.items()},
-        "unclaimed": sorted(set(subject.unclaimed) - _all(subject.claims)),
-        "is_adapter": subject.is_adapter,
-    }
+    return _columns(spec, subject)
+
+
+def _columns(asked: str, subject: Subject) -> list[Column]:
+    """One for each loop library: the first has every facet, the others those that run on a loop."""
+    looping = {facet: claimed for facet, claimed in subject.claims.items() if "async" in claimed}
+    backends = subject.backends if looping else subject.backends[:1]
+    return [
+        Column(
+            asked=asked,
+            name=subject.name,
+            version=subject.version,
+            spec=subject.spec,
+            claims={
+                facet: sorted(claimed) for facet, claimed in sorted((looping if number else subject.claims).items())
+            },
+            declares={facet: dict(choices) for facet, choices in subject.declares.items()},
+            backend=backend,
+            unclaimed=sorted(set(subject.unclaimed) - _all(subject.claims)),
+            is_adapter=subject.is_adapter,
+        )
+        for number, backend in enumerate(backends)
+    ]
 
 
 def _all(claims: Mapping[str, Iterable[str]]) -> set[str]:
@@ -208,20 +226,15 @@ def _all(claims: Mapping[str, Iterable[str]]) -> set[str]:
 
 def _broken() -> list[Column]:
     """The classes marked by `@breaks` in the packages of entry point group `pytest_flowcheck.broken`."""
+    from pytest_flowcheck import subjects
     from pytest_flowcheck.running import selftest
 
-    return [
-        Column(
-            asked=engine.__qualname__,
-            name=engine.__qualname__,
-            spec=f"{engine.__module__}:{engine.__qualname__}",
-            claims={facet: sorted(claimed) for facet, claimed in sorted(engine().claims.items())},
-            declares={facet: dict(choices) for facet, choices in getattr(engine, "declares", {}).items()},
-            is_adapter=True,
-            breaks=sorted(rules),
-        )
-        for engine, rules in selftest.engines()
-    ]
+    columns: list[Column] = []
+    for engine, rules in selftest.engines():
+        subject = subjects.first_probe(subjects.load(f"{engine.__module__}:{engine.__qualname__}"))
+        ways = _columns(engine.__qualname__, subject)
+        columns += [replace(column, name=engine.__qualname__, breaks=sorted(rules)) for column in ways]
+    return columns
 
 
 if __name__ == "__main__":

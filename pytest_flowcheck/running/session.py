@@ -229,6 +229,7 @@ class Certification:
                 "spec": column.spec or column.asked,
                 "asked": column.asked,
                 "label": column.label,
+                "backend": column.backend,
                 "unclaimed": column.unclaimed,
             },
             claims=claims,

@@ -169,9 +169,11 @@ def _resolve(config: pytest.Config) -> list[Column]:
             "nothing to certify: no reference engine is installed; name a subject with --flowcheck-subject"
         )
     columns = resolve(list(dict.fromkeys(asked)), extra, config.invocation_params.dir, config.option.flowcheck_patience)
-    by_spec: dict[str, Column] = {}
+    by_spec: dict[tuple[str, str], Column] = {}
     for column in columns:
-        by_spec.setdefault(column.spec or column.asked, column)  # one asked for by name and by module is one
+        by_spec.setdefault(
+            (column.spec or column.asked, column.backend), column
+        )  # one asked for by name and by module is one
     return list(by_spec.values())
 
 
@@ -196,10 +198,19 @@ def _broken(config: pytest.Config) -> list[Column]:
 
 
 def label(columns: list[Column]) -> list[Column]:
-    """Give each subject a word of its own for ids: its name, and where two share one, also what loads it."""
+    """Give each column a word of its own for ids: the subject's name, the loop library where it is tried on several, and
+    what loads it where two share a name.
+    """
     from dataclasses import replace
 
-    names = [_word(column.name or column.asked) for column in columns]
+    first: dict[str, str] = {}
+    names = [
+        name
+        if first.setdefault(column.spec or column.asked, column.backend) == column.backend
+        else f"{name}-{column.backend}"
+        for column in columns
+        for name in [_word(column.name or column.asked)]
+    ]
     labels = [
         f"{name}@{_word(column.spec or column.asked)}" if names.count(name) > 1 else name
         for name, column in zip(names, columns, strict=True)

@@ -1,18 +1,54 @@
 """The reference engine of pytest-flowcheck: small, complete, and certified by the kit beside it."""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .executor import Executor as Executor
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .executor import Executor as Executor
+    from .fanout import AsyncFanout as AsyncFanout
+    from .fanout import Fanout as Fanout
+    from .fanout import Halt as Halt
+    from .fanout import Record as Record
+    from .fanout import records_of as records_of
+    from .retry import AsyncRetrier as AsyncRetrier
+    from .retry import AttemptTimeout as AttemptTimeout
+    from .retry import Retrier as Retrier
+    from .retry import RetryPolicy as RetryPolicy
+    from .retry import TooManyAbandonedError as TooManyAbandonedError
+
     __version__: str
 
-__all__ = ["Executor"]
+__all__ = [
+    "AsyncFanout",
+    "AsyncRetrier",
+    "AttemptTimeout",
+    "Executor",
+    "Fanout",
+    "Halt",
+    "Record",
+    "Retrier",
+    "RetryPolicy",
+    "TooManyAbandonedError",
+    "records_of",
+]
+
+_HOME: Final = {
+    "Executor": "executor",
+    **dict.fromkeys(("AsyncFanout", "Fanout", "Halt", "Record", "records_of"), "fanout"),
+    **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
+}
 
 
-def __getattr__(name: str) -> str:
-    """`__version__`, looked up when asked for: `importlib.metadata` costs more than all the rest of the import."""
+def __getattr__(name: str) -> Any:
+    """Each name is imported when it is asked for: who wants threads only pays for no event loop.
+
+    `__version__` too: `importlib.metadata` costs more than all the rest of the import.
+    """
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

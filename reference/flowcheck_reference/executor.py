@@ -4,7 +4,7 @@ What it has beyond `ThreadPoolExecutor`: a task may wait for tasks of its own po
 variables are seen (EXE-24), the size can change (EXE-27), a cancelled future wakes its waiters at once (EXE-31), and
 a forked child gets a working copy (EXE-37). A call costs less, too: one lock in `submit`, none between two tasks.
 
-    Executor ──────► _Pool ◄────── worker threads      The pool never refers to the executor. So an executor that is
+    Executor ──────► Pool ◄─────── worker threads      The pool never refers to the executor. So an executor that is
       │ submit         │ queue, idle                     dropped is collected, and that frees the workers (EXE-19).
       ▼                ▼
      Task ◄────────── queue
@@ -22,7 +22,13 @@ done. Somebody must tell the idle ones before that: `threading._register_atexit`
 enough. It is private, and it is what the standard library's own pools have used since 3.9. (`atexit` runs only after
 the join: a deadlock. And daemon workers are refused in subinterpreters.) Since 3.12 no thread starts any more by
 then, so a worker that would need a substitute serves the queue itself.
+
+Written off (RTY-04, 09, 17). A worker that is stuck in a call whose time is up can be *written off* by whoever set the
+limit: it counts no more, so another may take its place; nobody waits for it; when it comes back it ends. For the
+interpreter not to join it either it must be a daemon, and what the interpreter then doesn't do is done by the hook above:
+it waits for the daemon workers that were not written off. So `daemon=True` changes nothing else at exit.
 """
+
 from __future__ import annotations
 
 import logging
@@ -37,7 +43,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from ._sizing import checked, resolve
 
@@ -55,11 +61,40 @@ _INLINE_DEPTH: Final = 8
 class _Here(threading.local):
     """What this thread is working for, if it is a worker."""
 
-    pool: _Pool | None = None
+    pool: Pool | None = None
+    worker: Worker | None = None
     depth: int = 0
 
 
-_here = _Here()
+here = _Here()
+
+
+class Item(Protocol):
+    """What may stand in a pool's queue: a `Task`, or what another part of the engine makes to stand there.
+
+    Guarantees asked of it: whoever claims it first has it, the others find nothing to do; no method raises.
+    """
+
+    def run(self) -> None:
+        """Do it here, in a worker, if nobody has it yet."""
+
+    def run_inline(self) -> None:
+        """`run`, on top of what this worker is in."""
+
+    def fail(self, error: BaseException) -> None:
+        """Never do it; end with `error`."""
+
+    def cancel(self) -> bool:
+        """Never do it, if nobody has it yet."""
+        raise NotImplementedError
+
+    def queued(self) -> bool:
+        """Does it need a worker, and has none?"""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Is it over?"""
+        raise NotImplementedError
 
 
 class Task(futures.Future[T]):
@@ -72,7 +107,10 @@ class Task(futures.Future[T]):
     - A claimed task may still stand in the queue: an empty shell, passed over.
     """
 
-    def __init__(self, pool: _Pool, call: _Call) -> None:
+    may_run_inline = True
+    """May a waiting worker run it? Not where it could be written off, and what the worker is in with it."""
+
+    def __init__(self, pool: Pool, call: _Call) -> None:
         super().__init__()
         self._pool = pool
         self._cell = [call]
@@ -101,11 +139,11 @@ class Task(futures.Future[T]):
 
     def run_inline(self) -> None:
         """`run`, on top of the task that this worker is in."""
-        _here.depth += 1
+        here.depth += 1
         try:
             self.run()
         finally:
-            _here.depth -= 1
+            here.depth -= 1
 
     def queued(self) -> bool:
         """Has nobody claimed it?"""
@@ -147,7 +185,7 @@ class Task(futures.Future[T]):
 
     def _is_special(self) -> bool:
         """Would a plain wait hang?"""
-        return self._pool is _here.pool or self._pool.orphaned
+        return self._pool is here.pool or self._pool.orphaned
 
     def _help(self, read: Callable[[float | None], R], timeout: float | None) -> R:
         """`read`, in a worker of the task's own pool; or in a child that was forked before the task was done."""
@@ -157,7 +195,7 @@ class Task(futures.Future[T]):
             msg = "this future belongs to the parent process, which alone sees its result: submit again in the child"
             raise BrokenThreadPool(msg)
         # Queued, it can run here. A wait with a limit must be able to end before its task, so that one lends.
-        if timeout is None and _here.depth < _INLINE_DEPTH and not _loop_runs_here():
+        if timeout is None and here.depth < _INLINE_DEPTH and self.may_run_inline and not loop_runs_here():
             self.run_inline()
         lends, roused = self._pool.wait_begins(self)
         try:
@@ -169,7 +207,7 @@ class Task(futures.Future[T]):
             del self, read
 
 
-class _Pool:
+class Pool:
     """What the workers share. Each has a *park*, a lock that it takes to sleep and that is released to wake it.
 
     Guarantees, all under `lock` but for what is marked (free):
@@ -183,6 +221,7 @@ class _Pool:
     - `live` workers start, rest, run, or wait for a *running* task of this pool (these are `waiting`, too). The `lent`
       wait for a *queued* one. There is room while `live < limit`; and when all live ones are waiting, for one more,
       since what they wait for may itself wait for the queue (EXE-23).
+    - A worker that was written off is in none of these numbers. `abandoned` of them have not come back yet.
 
     Races:
     1. `abandon` runs when the executor is collected, so in any thread, maybe one that is inside `with lock` below: it
@@ -194,27 +233,35 @@ class _Pool:
        executor; the old one gets no more work.
     4. KeyboardInterrupt, a signal handler or a finalizer that submits may come wherever something is called, also in a
        thread that is inside `with lock`. So the lock is re-entrant, and what belongs together has no call in between.
+    5. A call's time is up just as it returns: one of the two settles it, see `_watchdog`. If it wasn't the worker, the
+       worker writes itself off, lest it take more work before the other gets round to it. The second time is ignored.
     """
 
     def __init__(
-        self, limit: int, prefix: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+        self,
+        limit: int,
+        prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        daemon: bool,
     ) -> None:
         self.lock = threading.RLock()
-        self.queue: deque[Task[Any]] = deque()
+        self.queue: deque[Item] = deque()
         self.idle: list[threading.Lock] = []
-        self.threads: list[threading.Thread] = []
+        self.threads: list[Worker] = []
         self.limit = limit
         self.starting: list[None] = []
-        self.live = self.waiting = self.lent = 0
+        self.live = self.waiting = self.lent = self.abandoned = 0
         self.waking = self.closed = self.orphaned = False
         self.broken = ""
         self.numbers = count()
         self.prefix = prefix
         self.initializer, self.initargs = initializer, initargs
+        self.daemon = daemon
 
-    def reborn(self) -> _Pool:
+    def reborn(self) -> Pool:
         """In a forked child: a new pool of the same kind. This one is over, for whoever still refers to it (race 3)."""
-        new = _Pool(self.limit, self.prefix, self.initializer, self.initargs)
+        new = Pool(self.limit, self.prefix, self.initializer, self.initargs, self.daemon)
         new.closed, new.broken = self.closed, self.broken
         self.lock = threading.RLock()
         self.queue.clear()
@@ -226,8 +273,16 @@ class _Pool:
     # -- the submitting side
 
     def put(self, call: _Call) -> Task[Any]:
-        """Queue one call and see to it that somebody comes for it."""
+        """Queue one call."""
         task: Task[Any] = Task(self, call)
+        self.enqueue(task)
+        return task
+
+    def enqueue(self, item: Item, *, first: bool = False) -> None:
+        """Queue it, last or first, and see to it that somebody comes for it.
+
+        Raises: BrokenThreadPool, RuntimeError: it is not queued, since the pool is broken, closed, or gets no thread.
+        """
         with self.lock:
             if self.broken:
                 raise BrokenThreadPool(self.broken)
@@ -235,13 +290,15 @@ class _Pool:
                 why = "was shut down" if self.closed else "ends with the interpreter"
                 msg = f"this executor {why}: it takes no more work"
                 raise RuntimeError(msg)
-            self.queue.append(task)
+            if first:
+                self.queue.appendleft(item)
+            else:
+                self.queue.append(item)
             self.rouse()
             if not (self.live or self.lent):
-                self.queue.clear()
+                self.queue.remove(item)
                 msg = "the system gives no thread for a worker: see the log for its error"
                 raise RuntimeError(msg)
-            return task
 
     def rouse(self) -> bool:
         """Wake one worker, who wakes the next, or start as many as are missing. False: no thread is to be had.."""
@@ -267,16 +324,18 @@ class _Pool:
     def start(self) -> bool:
         """One more worker, counted already, if the system has a thread for it. Under `lock`."""
         self.threads = [thread for thread in self.threads if thread.is_alive()]
-        ticket = [self]
-        name = f"{self.prefix}_{next(self.numbers)}"
-        thread = threading.Thread(target=_work, args=(ticket,), name=name, daemon=False)
+        ticket: list[Pool] = [self]
+        thread = Worker(ticket, f"{self.prefix}_{next(self.numbers)}", self.daemon)
         self.threads.append(thread)
         try:
+            if self.daemon:
+                _daemons.add(thread)
             thread.start()
         except BaseException as error:
             if not ticket:
                 raise  # KeyboardInterrupt, and the worker is there
             ticket.clear()  # should it come yet, it goes away again
+            thread.leave()
             self.threads.remove(thread)
             self.live -= 1
             self.starting.pop()
@@ -314,7 +373,7 @@ class _Pool:
         with self.lock:
             self.abandon()
 
-    def withdraw(self) -> list[Task[Any]]:
+    def withdraw(self) -> list[Item]:
         """Take back what no worker has yet."""
         with self.lock:
             tasks = list(self.queue)
@@ -322,17 +381,19 @@ class _Pool:
             return tasks
 
     def join(self) -> None:
-        """Wait until no worker is left. More of them may start meanwhile (EXE-23), so look again after each."""
+        """Wait until no worker is left but those written off. More may start meanwhile (EXE-23), so look again after each."""
         while True:
             with self.lock:
                 alive = next((thread for thread in self.threads if thread.is_alive()), None)
             if alive is None:
                 return
-            alive.join()
+            alive.wait()
+            if not alive.written_off:
+                alive.join()
 
     # -- the workers' side
 
-    def take(self, park: threading.Lock) -> Task[Any] | None:
+    def take(self, park: threading.Lock) -> Item | None:
         """The next task, when there is one. None: leave."""
         woken = False
         while True:
@@ -381,18 +442,23 @@ class _Pool:
         for task in tasks:
             task.fail(BrokenThreadPool(why))
 
-    def wait_begins(self, task: Task[Any]) -> tuple[bool, bool]:
+    def wait_begins(self, task: Item) -> tuple[bool, bool]:
         """A worker is about to wait for `task`. Does it lend its slot? Is somebody on his way, if needed?"""
+        worker = here.worker
         with self.lock:
+            if worker is None or worker.written_off:
+                return False, True
             lends = task.queued()
             if lends:
                 self.live -= 1
                 self.lent += 1
+                worker.lends += 1
             else:
                 self.waiting += 1
+                worker.waits += 1
             return lends, self.rouse()
 
-    def serve(self, task: Task[Any]) -> None:
+    def serve(self, task: Item) -> None:
         """No thread is to be had for the queue that `task` may depend on: better on top of this one than never."""
         while not task.done():
             try:
@@ -403,13 +469,65 @@ class _Pool:
 
     def wait_ends(self, lends: bool) -> None:
         """It waits no more, and goes on at once; should that make one too many, the next that comes free leaves."""
+        worker = here.worker
         with self.lock:
+            if worker is None or worker.written_off:
+                return  # `write_off` took back what `wait_begins` had counted
             if lends:
                 self.live += 1
                 self.lent -= 1
+                worker.lends -= 1
             else:
                 self.waiting -= 1
+                worker.waits -= 1
             self.trim()
+
+    def write_off(self, worker: Worker) -> None:
+        """It is stuck in a call whose time is up: count on it no more. Any thread, any number of times (race 5)."""
+        with self.lock:
+            if worker.written_off:
+                return
+            worker.written_off = True
+            self.abandoned += 1
+            self.live -= 1 - worker.lends
+            self.lent -= worker.lends
+            self.waiting -= worker.waits
+            if worker in self.threads:  # else the pool is a forking parent's
+                self.threads.remove(worker)
+            worker.leave()
+            self.rouse()
+
+    def came_back(self, worker: Worker) -> None:
+        """A worker ends."""
+        with self.lock:
+            if worker.written_off:
+                self.abandoned -= 1
+            else:
+                worker.leave()
+
+
+class Worker(threading.Thread):
+    """A thread of a pool, from before it starts until it ends or was written off; so long, `wait` waits.
+
+    Guarantees: `written_off`, `lends` and `waits` (how many waits it is in, of which kind) change under the pool's lock.
+    """
+
+    def __init__(self, ticket: list[Pool], name: str, daemon: bool) -> None:
+        super().__init__(target=_work, args=(ticket,), name=name, daemon=daemon)
+        self.written_off = False
+        self.lends = self.waits = 0
+        self._needed = threading.Lock()
+        self._needed.acquire()
+
+    def wait(self) -> None:
+        """Until it ends, or is written off."""
+        with self._needed:
+            pass
+
+    def leave(self) -> None:
+        """Nobody needs to wait for it any more. Called once."""
+        _daemons.discard(self)
+        self._needed.release()
 
 
 def _release(park: threading.Lock) -> None:
@@ -418,7 +536,7 @@ def _release(park: threading.Lock) -> None:
         park.release()
 
 
-def _loop_runs_here() -> bool:
+def loop_runs_here() -> bool:
     """Does an event loop run in this thread? A task that starts its own would fail on top of it."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
@@ -430,20 +548,29 @@ def _loop_runs_here() -> bool:
     return True
 
 
-def _work(ticket: list[_Pool]) -> None:
+def _work(ticket: list[Pool]) -> None:
     """A worker's life."""
+    worker = threading.current_thread()
+    assert isinstance(worker, Worker)
     try:
         pool = ticket.pop()
     except IndexError:
         return  # `start` was interrupted, and doesn't count on this one
-    if not pool.ready():
-        return
-    _here.pool = pool
+    try:
+        if pool.ready():
+            here.pool, here.worker = pool, worker
+            _serve(worker, pool)
+    finally:
+        pool.came_back(worker)
+
+
+def _serve(worker: Worker, pool: Pool) -> None:
+    """Take task after task, until told to leave, or written off."""
     park = threading.Lock()
     park.acquire()
     queue = pool.queue
-    while True:
-        task: Task[Any] | None
+    while not worker.written_off:
+        task: Item | None
         try:
             task = queue.popleft() if pool.live <= pool.limit else pool.take(park)
         except IndexError:
@@ -460,6 +587,8 @@ class Executor(futures.Executor):
     `max_workers`: None reads `FLOWCHECK_MAX_WORKERS`, else takes the number of usable CPUs + 4, at most 32.
     `thread_name_prefix`: workers are named `<prefix>_<i>` (EXE-28).
     `initializer(*initargs)` runs first in each worker; if it raises, the executor is broken (EXE-21).
+    `daemon`: the interpreter can exit while a worker that was written off is stuck; all others it waits for as ever.
+    Threads that tasks start are then daemons too, unless they say otherwise. Without effect where daemons are refused.
     """
 
     _numbers = count()
@@ -470,13 +599,15 @@ class Executor(futures.Executor):
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *,
+        daemon: bool = False,
     ) -> None:
         limit = resolve(max_workers)
         if initializer is not None and not callable(initializer):
             msg = f"initializer must be callable, not {initializer!r}"  # type: ignore[unreachable]
             raise TypeError(msg)
         prefix = thread_name_prefix or f"flowcheck-{next(self._numbers)}"
-        self._pool = _Pool(limit, prefix, initializer, initargs)
+        self._pool = Pool(limit, prefix, initializer, initargs, daemon and daemons_allowed())
         _register(self, self._pool)
 
     @property
@@ -504,19 +635,32 @@ class Executor(futures.Executor):
             for task in pool.withdraw():
                 task.cancel()
         if wait:
-            if _here.pool is pool:
+            if here.pool is pool:
                 msg = "shutdown(wait=True) in a task of the same executor would wait for itself: use wait=False there"
                 raise RuntimeError(msg)
             pool.join()
 
 
-_pools: dict[weakref.ref[Executor], _Pool] = {}
+_pools: dict[weakref.ref[Executor], Pool] = {}
 """The pool of each executor that is alive. Each use is one call in C, so atomic: no lock for a fork to leave held."""
+
+_daemons: set[Worker] = set()
+"""The daemon workers that exit has to wait for: what `threading` keeps of the others. Each use is one call in C, too."""
 
 _exiting = False
 
 
-def _register(executor: Executor, pool: _Pool) -> None:
+def pool_of(executor: Executor) -> Pool:
+    """Its pool, at this moment: a fork changes it. For the engine's other parts, which queue items of their own."""
+    return executor._pool  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+
+
+def daemons_allowed() -> bool:
+    """May this interpreter have daemon threads? The main one may."""
+    return bool(getattr(threading, "_daemon_threads_allowed", lambda: True)())
+
+
+def _register(executor: Executor, pool: Pool) -> None:
     """From now on exit, fork and collection of the executor are noticed."""
     _pools[weakref.ref(executor, _dropped)] = pool
 
@@ -534,11 +678,15 @@ def _at_exit() -> None:
     _exiting = True
     for pool in tuple(_pools.values()):
         pool.disperse()
+    while _daemons:
+        for worker in tuple(_daemons):
+            worker.wait()
 
 
 def _after_fork_in_child() -> None:
     """None of the workers is here: give each executor a new pool. The parent keeps the queued work (EXE-37)."""
-    _here.pool, _here.depth = None, 0  # were the forking thread a worker: it is none here
+    _daemons.clear()
+    here.pool, here.worker, here.depth = None, None, 0  # were the forking thread a worker: it is none here
     for reference, old in tuple(_pools.items()):
         executor = reference()
         if executor is not None:

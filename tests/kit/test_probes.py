@@ -130,9 +130,9 @@ def test_strangers_are_turned_away(bench: Bench) -> None:
         liar.recv(16, socket.MSG_WAITALL)
         liar.sendall(bytes(32))
         assert liar.recv(1) == b""
-        with wire.exchange(address, bench.token, "honest") as line:
-            line.say("started-free")
-            line.say("ended")
+        with wire.exchange(address, bench.token) as line:
+            line.say("started-free", "honest")
+            line.say("ended", "honest")
     assert bench.timeline.names("started", "ended") == ["honest", "honest"]
 
 
@@ -141,9 +141,9 @@ def test_a_probe_whose_rule_is_over_is_let_go() -> None:
     bench = Bench(Timeline(), Gates())
     address, token = bench.address(lambda _: None), bench.token
     wire.server().desks.pop(token)
-    with wire.exchange(address, token, "late") as line:
-        line.say("started")
-        line.say("ended")
+    with wire.exchange(address, token) as line:
+        line.say("started", "late")
+        line.say("ended", "late")
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -113,3 +113,36 @@ def test_a_rule_without_its_sections_is_refused() -> None:
 
     with pytest.raises(ValueError, match="no rule id"):
         rule("XYZ-1")
+
+
+ABSENT = """
+from contextlib import nullcontext
+class make:
+    requires = {requires}
+    claims = {{'retry': {{'policy'}}}}
+    def retry(self, *, max_workers): return nullcontext()
+"""
+
+
+@pytest.mark.parametrize(
+    ("requires", "line"),
+    [
+        (("no-such-library", "pytest"), "pip install no-such-library"),
+        (("no-such-library", "nor-this-one"), "pip install no-such-library nor-this-one"),
+    ],
+)
+def test_an_adapter_whose_library_is_missing_says_what_to_install(
+    tmp_path: Path, requires: tuple[str, ...], line: str
+) -> None:
+    """It is listed all the same; loading it is one line that names what `requires` names and is not there."""
+    name = f"absent_{len(requires)}_{abs(hash(requires))}.py"
+    with pytest.raises(UsageError) as caught:
+        subjects.load(write(tmp_path, name, ABSENT.format(requires=requires)) + ":make")
+    assert str(caught.value).endswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_version_is_that_of_what_is_required_first(tmp_path: Path) -> None:
+    """The certificate tells which release was judged, not which release of the kit holds its adapter."""
+    spec = write(tmp_path, "adapter_of_pytest.py", ABSENT.format(requires=("pytest", "pluggy")))
+    assert subjects.load(spec + ":make").version == pytest.__version__

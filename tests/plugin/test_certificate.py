@@ -42,7 +42,15 @@ def certificate(
     findings = {r: Finding(r, v, levels[r], message="" if v is Verdict.PASS else "why\nmore") for r, v in found.items()}
     booked = account(rules, {"small": []} if claims is None else claims, findings)
     assert booked.violated_identity(rules["small"]) == ""
-    subject = {"name": label, "version": "1", "spec": "m:a", "asked": label, "label": label, "unclaimed": []}
+    subject = {
+        "name": label,
+        "version": "1",
+        "spec": "m:a",
+        "asked": label,
+        "label": label,
+        "backend": "asyncio",
+        "unclaimed": [],
+    }
     return document.build(
         account=booked, subject=subject, claims={"small": []} if claims is None else claims, seed=0, kit="1", revision="2026.1",
         packages={"pytest": "9"},

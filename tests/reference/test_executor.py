@@ -3,6 +3,7 @@
 Tasks are held at events and barriers. A wait that a broken executor would not end has a limit, so that the test fails
 rather than hangs; a sound executor never gets near it.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -98,7 +99,10 @@ def script(code: str, *, status: int = 0) -> str:
     """Run `code` in an interpreter of its own, and give what it printed."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (status, "")
     return done.stdout
@@ -123,10 +127,19 @@ class FalsyError(Exception):
         return 0
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("x", 1), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), CancelledError(),
-    TimeoutError(), FalsyError(),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x", 1),
+        KeyboardInterrupt(),
+        SystemExit(3),
+        GeneratorExit(),
+        StopIteration(4),
+        CancelledError(),
+        TimeoutError(),
+        FalsyError(),
+    ],
+)
 def test_an_error_is_the_futures_own_and_the_worker_goes_on(error: BaseException) -> None:
     """What a task raises, `exception()` and `result()` give, the same object; the worker goes on (EXE-02, 13)."""
     with Executor(1) as executor:
@@ -274,7 +287,8 @@ def test_waiters_hear_of_a_cancel_at_once(gate: Gate, way: str, canceller: str) 
     future = executor.submit(int)
     woken: list[object] = []
     waits = threading.Thread(
-        target=lambda: woken.append(wait([future]).done if way == "wait" else set(as_completed([future]))), daemon=True)
+        target=lambda: woken.append(wait([future]).done if way == "wait" else set(as_completed([future]))), daemon=True
+    )
     waits.start()
     while not future._waiters:  # the thread waits now; nothing announces that
         threading.Event().wait(0)
@@ -641,7 +655,8 @@ def test_initializer_runs_once_in_each_worker_before_its_tasks(gate: Gate) -> No
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("queued", [1, 5])
 def test_a_failing_initializer_breaks_the_executor(
-    error: type[BaseException], queued: int, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    error: type[BaseException], queued: int, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
     """If it raises, pending futures and later submits fail with BrokenExecutor, and nothing hangs (EXE-21, 39)."""
 
     def initialize() -> None:
@@ -913,7 +928,8 @@ else:
 
 def test_nested_tasks_at_exit_end() -> None:
     """Tasks that wait for tasks are done at exit, though 3.12 and later start no thread then (EXE-20, 23)."""
-    assert script("""
+    assert (
+        script("""
 import threading
 from flowcheck_reference import Executor
 executor = Executor(1)
@@ -923,7 +939,9 @@ def outer():
     print(inner.result(20))
 ready = threading.Event()
 executor.submit(outer); ready.wait()
-""").strip() == "6"
+""").strip()
+        == "6"
+    )
 
 
 FORK = """
@@ -936,7 +954,9 @@ signal.alarm(40)
 
 def test_a_forked_child_may_use_the_executor() -> None:
     """In a forked child `submit` works, the parent's queue isn't run twice, its futures say whose they are (EXE-37)."""
-    assert script(FORK + """
+    assert script(
+        FORK
+        + """
 executor = Executor(2)
 gate, came = threading.Event(), threading.Semaphore(0)
 def body(i): came.release(); gate.wait(); os.write(1, b"%d" % i)
@@ -954,12 +974,16 @@ if not pid:
 assert os.waitpid(pid, 0)[1] == 0
 gate.set()
 executor.shutdown()
-""").strip() in {"012", "102", "021", "201", "120", "210"}
+"""
+    ).strip() in {"012", "102", "021", "201", "120", "210"}
 
 
 def test_fork_with_the_lock_held_and_from_a_worker() -> None:
     """A child forked in any state, in a worker too, has an executor that works (EXE-37)."""
-    assert script(FORK + """
+    assert (
+        script(
+            FORK
+            + """
 executor = Executor(2)
 with executor._pool.lock:
     got = []
@@ -973,7 +997,10 @@ with executor._pool.lock:
     thread = threading.Thread(target=fork); thread.start(); thread.join()
 executor.submit(fork).result()
 print(got)
-""").strip() == "[0, 0]"
+"""
+        ).strip()
+        == "[0, 0]"
+    )
 
 
 def test_keyboard_interrupt_while_waiting_leaves_the_executor_usable() -> None:
@@ -1002,7 +1029,8 @@ print(future.result(), executor.submit(int, 4).result())
 
 def test_interrupts_at_any_point_of_submit_leave_the_executor_usable() -> None:
     """However often SIGINT falls into `submit`, no worker is lost and the process ends (EXE-36)."""
-    assert script("""
+    assert (
+        script("""
 import signal
 from flowcheck_reference import Executor
 executor = Executor(2)
@@ -1022,12 +1050,15 @@ while hits < 1000:
 signal.setitimer(signal.ITIMER_REAL, 0)
 print([executor.submit(int, i).result(20) for i in range(3)])
 executor.shutdown()
-""").strip() == "[0, 1, 2]"
+""").strip()
+        == "[0, 1, 2]"
+    )
 
 
 def test_a_signal_handler_may_submit_and_shut_down() -> None:
     """A handler that interrupts `submit` may itself submit, cancel and shut down without wait: no deadlock."""
-    assert script("""
+    assert (
+        script("""
 import signal
 from flowcheck_reference import Executor
 executor = Executor(2)
@@ -1046,7 +1077,9 @@ try:
     while True: executor.submit(int)
 except RuntimeError: print(hits >= 500)
 executor.shutdown()
-""").strip() == "True"
+""").strip()
+        == "True"
+    )
 
 
 def test_an_interrupted_start_of_a_worker_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from flowcheck_reference import Executor
 from flowcheck_reference.subject import Reference
 from pytest_flowcheck import rule
 from pytest_flowcheck.errors import Grade
-from pytest_flowcheck.probes.lab import Call, Lab
+from pytest_flowcheck.probes.calls import Call
+from pytest_flowcheck.probes.lab import Lab
 from pytest_flowcheck.protocols import Subject
 from pytest_flowcheck.protocols import executor as protocol
 

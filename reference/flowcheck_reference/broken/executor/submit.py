@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from flowcheck_reference.broken.executor._sound import Initializer, Sound, SpoiltFutures
-from flowcheck_reference.executor import Executor, Task
+from flowcheck_reference.executor import Executor, Item
 from pytest_flowcheck.protocols import breaks
 
 
@@ -51,8 +51,8 @@ class LastInFirstOut(Sound):
             self._pool.queue = _Stack()
 
 
-class _Stack(deque[Task[Any]]):
-    def popleft(self) -> Task[Any]:
+class _Stack(deque[Item]):
+    def popleft(self) -> Item:
         return self.pop()
 
 

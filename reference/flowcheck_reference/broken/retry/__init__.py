@@ -1,0 +1,1 @@
+"""Retry wrappers that are wrong on purpose, one bug each."""

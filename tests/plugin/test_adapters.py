@@ -1,0 +1,174 @@
+"""The bundled adapters: listed without their libraries, opened by their protocols, judged as their releases are."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from pytest_flowcheck import subjects
+from pytest_flowcheck.probes.calls import Call
+from pytest_flowcheck.probes.lab import Lab
+from pytest_flowcheck.protocols import Failed, Inexpressible, Ok
+from pytest_flowcheck.protocols.retry import RetryPolicy
+
+LIBRARIES = ["aiometer", "joblib", "pebble", "stamina", "tenacity"]
+"""The distributions that bundled adapters require; each is imported by its own name."""
+
+RETRY = ["tenacity", "tenacity-threads", "tenacity-asyncio", "stamina", "stamina-asyncio", "pebble", "pebble-threads"]
+FANOUT = [
+    "stdlib-map",
+    "stdlib-submit",
+    "joblib",
+    "anyio-limiter",
+    "aiometer",
+    "asyncio-semaphore",
+    "asyncio-taskgroup",
+]
+TRIO = ["anyio-limiter", "aiometer"]
+
+ALL_QUEUED = {"FAN-06", "FAN-11", "FAN-15"}
+"""Whoever hands all items over at once has an item begin when another has raised, until the rest is cancelled."""
+CONFIRMED = {
+    # stuck attempts keep the pool's workers, and the clock runs in its queue
+    "tenacity-threads": {"RTY-07", "RTY-08", "RTY-09"},
+    # ThreadPoolExecutor(nan) takes tasks and runs none
+    "stdlib-map": ALL_QUEUED | {"FAN-05"},
+    "stdlib-submit": ALL_QUEUED | {"FAN-05"},
+    # a thread for each of n_jobs; an error leaves running items behind; up to 3 * n_jobs are asked for ahead
+    "joblib": {"FAN-05", "FAN-11", "FAN-15", "FAN-16"},
+    # Semaphore(0) lets nobody in; gather leaves the rest behind
+    "asyncio-semaphore": ALL_QUEUED | {"FAN-05", "FAN-19"},
+    "asyncio-taskgroup": ALL_QUEUED | {"FAN-05"},
+    # so does CapacityLimiter(0); trio starts the tasks of a nursery in no order
+    "anyio-limiter": ALL_QUEUED | {"FAN-05"},
+    "anyio-limiter-trio": ALL_QUEUED | {"FAN-05", "FAN-23"},
+}
+"""Column -> the MUST rules that its release breaks, each shown by hand without the kit. Others may be accused of none."""
+FAILS = {"VIOLATED", "HUNG", "CRASHED", "LEAKED"}
+
+
+def loaded(name: str) -> subjects.Subject:
+    """The subject, or a skip where its library is not installed."""
+    module, _, attribute = subjects.registered()[name].partition(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    for distribution in getattr(adapter, "requires", ()):
+        pytest.importorskip(distribution)
+    return subjects.first_probe(subjects.load(name))
+
+
+@pytest.fixture
+def lab(name: str, backend: str) -> Lab:
+    """A bench for the subject on one of its backends."""
+    subject = loaded(name)
+    assert backend in subject.backends
+    (facet,) = subject.claims
+    return Lab(dataclasses.replace(subject, backend=backend), facet=facet)
+
+
+def came_back(lab: Lab, call: Call[Any]) -> Call[Any]:
+    """Wait as a rule does, without a watcher: the test's own time limit bounds it."""
+    with lab.timeline.changed:
+        lab.timeline.changed.wait_for(lambda: call.done)
+    return call
+
+
+def fails_twice(number: int) -> str:
+    if number < 3:
+        raise ValueError(number)
+    return "third"
+
+
+def of_item(item: int) -> int:
+    return 12 // item
+
+
+def test_listing_imports_no_library() -> None:
+    """All are known by name, whatever is installed, and nothing of theirs is imported for that."""
+    program = (
+        "import sys; from pytest_flowcheck import subjects\n"
+        f"missing = set({RETRY + FANOUT!r}) - set(subjects.registered())\n"
+        f"imported = set({LIBRARIES!r}) & set(sys.modules)\n"
+        "assert not missing and not imported, (missing, imported)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", RETRY + FANOUT)
+def test_the_version_is_the_librarys(name: str) -> None:
+    """Of a distribution, or of Python where it is the standard library's."""
+    subject = loaded(name)
+    requires = getattr(subject.target, "requires", ())
+    assert subject.version == (metadata.version(requires[0]) if requires else platform.python_version())
+
+
+@pytest.mark.parametrize(("name", "backend"), [(name, "asyncio") for name in RETRY])
+def test_retries(lab: Lab) -> None:
+    """An attempt that fails is tried again, one too many is not, and a limit is kept or can't be expressed."""
+    with lab.instance(max_workers=2) as it:
+
+        def ask(body: str, does: Any, policy: RetryPolicy, *, gated: bool = False) -> Call[Any]:
+            probe = lab.attempts(body, does, gated=gated)
+            return came_back(lab, it.start(body, lambda retry: retry.call(probe, policy)))
+
+        assert ask("fetch", fails_twice, RetryPolicy(attempts=3)).value == "third"
+        assert ask("again", fails_twice, RetryPolicy(attempts=2)).error.args == (2,)
+        assert ask("other", fails_twice, RetryPolicy(attempts=3, retry_on=(OSError,))).error.args == (1,)
+        assert lab.started() == ["fetch #1", "fetch #2", "fetch #3", "again #1", "again #2", "other #1"]
+        lab.fresh()
+        call = ask("stuck", None, RetryPolicy(attempts=2, timeout=0.05, retry_on=(TimeoutError,)), gated=True)
+        if lab.claims("timeout"):
+            assert isinstance(call.error, TimeoutError)
+            assert lab.started() == ["stuck #1", "stuck #2"]
+        else:
+            assert isinstance(call._raised, Inexpressible)
+            assert lab.started() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "asyncio") for name in FANOUT), *((name, "trio") for name in TRIO)]
+)
+def test_fans_out(lab: Lab) -> None:
+    """Results in item order, an error as declared, and the rest of the items where that is claimed."""
+    with lab.instance() as it:
+
+        def ask(items: list[int], **options: Any) -> Call[Any]:
+            body = lab.probe("item", of_item, gated=False)
+            return came_back(lab, it.start("run", lambda f: f.run(body, items, max_concurrency=2, **options)))
+
+        assert list(ask([1, 2, 3, 4]).value) == [Ok(12), Ok(6), Ok(4), Ok(3)]
+        error = ask([1, 0, 3]).error
+        if lab.declared("escape") == "group":
+            assert isinstance(error, ExceptionGroup)
+            (error,) = error.exceptions
+        assert isinstance(error, ZeroDivisionError)
+        call = ask([1, 0, 3], continue_on_error=True)
+        if lab.claims("continue"):
+            first, second, third = call.value
+            assert (first, third) == (Ok(12), Ok(4))
+            assert isinstance(second, Failed)
+            assert isinstance(second.error, ZeroDivisionError)
+        else:
+            assert isinstance(call._raised, Inexpressible)
+
+
+@pytest.mark.parametrize(("facet", "names"), [("retry", RETRY), ("fanout", FANOUT)], ids=["retry", "fanout"])
+def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: list[str]) -> None:
+    """A MUST rule that fails on a release was confirmed by hand; one that decides nothing lost its way to such a one."""
+    for name in names:
+        loaded(name)
+    done = run("--flowcheck", f"--flowcheck-facet={facet}", *(f"--flowcheck-subject={name}" for name in names), "-n2")
+    assert set(done.certificates) == {*names, *(f"{name}-trio" for name in TRIO if name in names)}, done.output
+    for label, certificate in done.certificates.items():
+        judged = [r for r in certificate["rules"] if r["level"] == "MUST" and r["facet"] == facet]
+        failed = {r["id"] for r in judged if r["verdict"] in FAILS}
+        confirmed: set[str] = CONFIRMED.get(label, set())
+        assert failed <= confirmed, f"{label}: {failed - confirmed}\n{done.output}"
+        for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
+            assert undecided["evidence"].get("because_of") in confirmed, f"{label}: {undecided}"
