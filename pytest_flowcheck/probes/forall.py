@@ -33,6 +33,7 @@ def forall(
     examples: int,
     describe: Callable[[Any], str] = repr,
     reproduce: Callable[[Any], str] | None = None,
+    shrink: bool = True,
 ) -> None:
     """Run `scenario` on drawn examples, each with a fresh history, and raise the judgement of the smallest that fails.
 
@@ -48,6 +49,7 @@ def forall(
         examples: how many to draw.
         describe: an example as the text of the failure message.
         reproduce: an example as a program that shows the failure without pytest.
+        shrink: look for a smaller failing example; not worth it where examples are small and a failure takes long.
     """
     judged: dict[str, Judgement | None] = {}
     told: dict[int, tuple[str, Callable[[], str] | None]] = {}
@@ -63,7 +65,7 @@ def forall(
         print_blob=False,
         report_multiple_bugs=False,
         suppress_health_check=_ALL_CHECKS,
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink) if shrink else (Phase.explicit, Phase.generate),
     )
     @given(strategy)
     def run(example: Any) -> None:

@@ -193,10 +193,9 @@ def mixed(lab: Lab) -> SearchStrategy[Scenario]:
     raises: SearchStrategy[Act] = st.just("raises")
     halts: SearchStrategy[Act] = st.sampled_from(HALTS)
     recorded: SearchStrategy[Act] = st.just("failed") if lab.claims("halt") else raises
-    kinds = [_of(ok | raises, least=1)]
+    kinds = [all_return(), _of(ok | raises, least=1)]
     if lab.claims("halt"):
-        # as often as all others: that is where features meet
-        kinds += [_of(ok | halts), *(_of(ok | raises | halts) for _ in range(3))]
+        kinds += [_of(ok | halts), _of(ok | raises | halts), *(_meeting(raises | halts) for _ in range(3))]
     if lab.claims("continue"):
         kinds.append(_of(ok | recorded, keep_going=True))
     return st.one_of(kinds)
@@ -204,6 +203,28 @@ def mixed(lab: Lab) -> SearchStrategy[Scenario]:
 
 def _of(act: SearchStrategy[Act], *, least: int = 2, keep_going: bool = False) -> SearchStrategy[Scenario]:
     return scenarios(st.lists(act, min_size=least, max_size=6), least=1, keep_going=st.just(keep_going))
+
+
+def _meeting(act: SearchStrategy[Act]) -> SearchStrategy[Scenario]:
+    """Two items of the first window stop it, the later one first: where bugs of attribution live, drawn on purpose."""
+
+    def meet(
+        bound: int, places: tuple[int, int], acts: tuple[Act, Act], behind: int, picks: tuple[int, ...]
+    ) -> Scenario:
+        first = places[0] % (bound - 1)
+        second = first + 1 + places[1] % (bound - 1 - first)
+        stopping = {first: acts[0], second: acts[1]}
+        whole = tuple(stopping.get(item, "ok") for item in range(bound + behind))
+        return Scenario(bound, whole, False, (second, *picks))
+
+    return st.builds(
+        meet,
+        st.integers(2, 4),
+        st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(act, act),
+        st.integers(0, 2),
+        st.tuples(*[st.integers(0, 3)] * 5),
+    )
 
 
 def table(scenario: Scenario) -> str:

@@ -150,15 +150,19 @@ class Endless:
             yield self.pulled - 1
 
 
+AHEAD = 4
+"""How many times `max_concurrency` a window may be, look-ahead included. What matters is that it does not grow."""
+
+
 @rule("FAN-16", "lazy")
 def an_endless_iterator_is_read_lazily(lab: Lab) -> None:
-    """An unbounded iterator is consumed no further than the window: twice `max_concurrency` ahead of what has ended.
+    """An unbounded iterator is consumed no further than the window, however far the items have come.
 
     Intent: Items may come from a queue or a file that is larger than memory.
 
     Usual cause: `list(items)`, `enumerate` into a dict of futures, `asyncio.gather(*...)`.
 
-    Proof: The iterator counts. All items that run are gated, and that it is not asked again is proven; the slots' worth ahead that prefetching engines take (joblib's `2*n_jobs`) is allowed.
+    Proof: The iterator counts. All items that run are gated, and that it is not asked again is proven; the look-ahead that prefetching engines take, some slots' worth (joblib: up to `3*n_jobs`), is allowed.
 
     Source: joblib `pre_dispatch`; `Executor.map(buffersize=)` of Python 3.14.
     """
@@ -174,9 +178,9 @@ def an_endless_iterator_is_read_lazily(lab: Lab) -> None:
         for ended in range(3):
             lab.settle()
             lab.check(
-                source.pulled <= ended + 2 * bound,
+                source.pulled <= ended + AHEAD * bound,
                 f"with {ended} items done and {bound} at a time it had asked for {source.pulled} items",
-                f"at most {ended} + 2 * {bound}",
+                f"at most {ended} + {AHEAD} * {bound}",
             )
             full(lab, call, bound, needs="FAN-04")
             let_go(lab, in_flight(lab)[0])

@@ -26,11 +26,11 @@ def cancellation_leaves_nothing_behind(lab: Lab) -> None:
     bound = 3
     with lab.instance() as it:
         for name in ("first", "second"):
-            names = calls_of(range(6), name)
             call = fan_out(lab, it, 6, bound, name=name)
             # the first proves that there is concurrency at all, the second that the cancelled one gave it back
             full(lab, call, bound, name=name, needs="FAN-03" if name == "first" else None)
             lab.settle()
+            before = of(lab.started(), name)
             call.cancel()
             if any(not e.coroutine for e in lab.timeline.of("started")):
                 lab.settle()
@@ -44,7 +44,7 @@ def cancellation_leaves_nothing_behind(lab: Lab) -> None:
             )
             lab.settle()
             within(lab, bound, name)
-            late = [n for n in of(lab.started(), name) if n in names[bound:]]
+            late = [n for n in of(lab.started(), name) if n not in before]
             lab.check(not late, f"{', '.join(late)} started after the cancellation", "nothing starts any more")
         third = fan_out(lab, it, 4, bound, name="third")
         full(lab, third, bound, name="third", needs=None)

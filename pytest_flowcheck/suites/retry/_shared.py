@@ -27,11 +27,28 @@ class TooSlow(Exception):  # noqa: N818 - about the machine, not about the progr
     """An attempt that nothing held up was timed out: said of this machine in this moment, never of the subject."""
 
 
+class NotStarted(TooSlow):
+    """An attempt was timed out before it had started. A finding, if it is so under larger limits too."""
+
+    def __init__(self, facts: str, expected: str) -> None:
+        super().__init__(facts)
+        self.facts, self.expected = facts, expected
+
+
+INSISTS: Final = LIMITS[2]
+"""Seconds: under this limit, and all smaller ones, an attempt must have failed to start before that is a finding."""
+
+
 def with_limits(lab: Lab, scenario: Callable[[float], None]) -> None:
     """Run a scenario with a small limit, and again with a larger one where an ungated attempt took longer than that.
 
+    An attempt that was timed out before it had started (`NotStarted`) may have been blocked, or slow to start: one in a
+    process of its own needs longer than 0.05 s. It was blocked if it is so under sixteen times that, while calls that
+    nothing is in the way of do start.
+
     Raises:
-        Inconclusive: even the largest was too small.
+        Violated: attempts are blocked.
+        Inconclusive: even the largest limit was too small.
     """
     slow: TooSlow | None = None
     for limit in LIMITS:
@@ -39,11 +56,24 @@ def with_limits(lab: Lab, scenario: Callable[[float], None]) -> None:
             lab.fresh()
         try:
             scenario(limit)
+        except NotStarted as again:
+            slow = again
+            if limit >= INSISTS and _start_unhindered(lab, limit):
+                lab.check(False, again.facts, again.expected)
         except TooSlow as again:
             slow = again
         else:
             return
     raise Inconclusive(f"{slow}, with a limit of {LIMITS[-1]:g} s too", because_of="RTY-05")
+
+
+def _start_unhindered(lab: Lab, limit: float) -> bool:
+    """Whether two calls at once start under this limit on a fresh instance."""
+    names = ["control 1", "control 2"]
+    with lab.instance(max_workers=2) as it:
+        calls = [begin(it, lab.attempts(name, gated=False), RetryPolicy(timeout=limit)) for name in names]
+        lab.until(lambda: all_done(calls), "the calls with nothing in their way come back", needs="RTY-01")
+    return all(runs(lab, name, 1) for name in names)
 
 
 # --- bodies: module-level, so that every process can import them ---------------------------------------------------------

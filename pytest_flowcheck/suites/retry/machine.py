@@ -20,6 +20,7 @@ from pytest_flowcheck.suites.retry._shared import (
     all_done,
     attempts_of,
     begin,
+    ended,
     is_the,
     raised_last,
 )
@@ -178,6 +179,12 @@ def _agrees(lab: Lab, it: Instance, patterns: Patterns, limit: float | None) -> 
             continue
         if limit is not None and got in slower(pattern):
             return False
+        if limit is not None and got.starts < expected.starts and lab.is_a(raised_last(lab, call.error), TimeoutError):
+            # blocked, or slow to start, or not tried: RTY-04 tells these apart
+            raise Inconclusive(
+                f"{name} ({', '.join(pattern)}) {ended(call)} after {got.starts} of {expected.starts} attempts",
+                because_of="RTY-04",
+            )
         lab.check(
             False,
             f"{name} ({', '.join(pattern)}): {got.outcome} after {got.starts} started attempts",

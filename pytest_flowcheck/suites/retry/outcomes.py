@@ -409,4 +409,7 @@ def _raise_bare(_number: int) -> None:
 
 def _told(error: BaseException | None) -> tuple[Any, ...]:
     """What a handler can tell errors by."""
-    return type(error), str(error), repr(vars(error) if error is not None else None)
+    if error is None:
+        return ()
+    # asyncio.timeout raises its own from the cancellation that it caused
+    return type(error), str(error), repr(vars(error)), type(error.__cause__)

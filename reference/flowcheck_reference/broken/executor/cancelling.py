@@ -29,8 +29,9 @@ class CancelledTasksRun(Sound):
 
                     from flowcheck_reference.executor import Task
 
+                    task: Task[Any] = Task(pool, (copy_context(), fn, args, kwargs))
                     with pool.lock:
-                        pool.queue.append(Task(pool, (copy_context(), fn, args, kwargs)))
+                        pool.queue.append(task)
                         pool.rouse()
                 return again or future.cancelled()
 

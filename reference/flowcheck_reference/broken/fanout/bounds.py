@@ -36,7 +36,7 @@ class RetriesBesideTheWindow(Sound):
                     self.leave(run, None)
 
 
-@breaks("FAN-02", "FAN-03", "FAN-15", "FAN-22")
+@breaks("FAN-02", "FAN-03", "FAN-22")
 class OneTooMany(SoundAsync):
     """The item that the feeder holds in its hand is begun before there is a slot."""
 

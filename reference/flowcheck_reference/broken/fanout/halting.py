@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -28,7 +29,8 @@ class SubmitsAllUpFront(Sound):
             with ThreadPoolExecutor(run.bound) as pool:
                 run.group = pool
                 for index, item in enumerate(run.items):
-                    pool.submit(copy_context().run, self.work, run, index, item)
+                    with suppress(RuntimeError):  # an exception has shut the pool meanwhile
+                        pool.submit(copy_context().run, self.work, run, index, item)
             return self.answer(run)
 
         def failed(self, run: Run, index: int, error: BaseException) -> None:

@@ -29,7 +29,7 @@ class LeavesAPoolAroundEachAttempt(Sound):
                 return future.result()
 
 
-@breaks("RTY-04", "RTY-05", "RTY-17")
+@breaks("RTY-04", "RTY-17")
 class OneWorkerForTheWholeCall(Sound):
     """A single-worker executor per call: the retry queues behind the attempt that it is to replace."""
 
