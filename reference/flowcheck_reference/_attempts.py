@@ -19,9 +19,22 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from ._policy import AttemptTimeout, RetryPolicy, TooManyAbandonedError, linked, name_of
 from ._watchdog import Watchdog
-from .executor import Executor, Pool, here, pool_of
+from .executor import Executor, Pool, Worker, here, pool_of
 
 T = TypeVar("T")
+
+
+def replace(pool: Pool, worker: Worker) -> None:
+    """Write it off, so that another takes its place. If the system gives no thread for one, nobody waits for it in vain.
+
+    Any thread, any number of times.
+    """
+    pool.write_off(worker)
+    with pool.lock:
+        stranded = [] if pool.live else pool.withdraw()
+    for item in stranded:
+        msg = "the system gives no thread to replace a worker that is stuck: see the log for its error"
+        item.fail(RuntimeError(msg))
 
 
 class Crew:
@@ -40,6 +53,18 @@ class Crew:
     def pool(self) -> Pool:
         """The executor's pool. A fork changes it."""
         return pool_of(self.executor)
+
+    def ready(self, policy: RetryPolicy) -> None:
+        """Before anything runs: is there a watchdog, if `policy` may need one?
+
+        Raises: RuntimeError: there is no thread for it.
+        """
+        if policy.timeout is not None or policy.attempts > 1:
+            self.watchdog.ensure()
+
+    def would_wait_for_itself(self) -> bool:
+        """Whoever waits here for all that is under way: is he part of it?"""
+        return here.pool is self.pool or self.watchdog.runs_here()
 
 
 class Away(Enum):
@@ -86,14 +111,18 @@ class Trial(Generic[T]):
     def go(self, lane: Lane) -> T | Literal[Away.WRITTEN_OFF, Away.BACKING_OFF]:
         """Make attempts until there is a value, or the trial is elsewhere.
 
-        Raises: the last attempt's error; what the policy's predicate raised; TooManyAbandonedError.
+        Raises: the last attempt's error; what the policy's predicate raised; TooManyAbandonedError; RuntimeError: there
+        is no thread for the watchdog.
         """
         while True:
             if self.undecided:
                 delay = self._decide()
                 self.undecided = False
                 if delay:
-                    lane.crew.watchdog.call_at(monotonic() + delay, partial(lane.resume, self))
+                    try:
+                        self.rest(lane, delay)
+                    except BaseException as error:  # noqa: BLE001  as below
+                        self.end(error)
                     return Away.BACKING_OFF
             try:
                 cell = lane.arm(self.policy.timeout, self)
@@ -108,11 +137,19 @@ class Trial(Generic[T]):
             else:
                 return value if lane.settles(cell) else Away.WRITTEN_OFF
 
+    def rest(self, lane: Lane, delay: float) -> None:
+        """Resume after so many seconds. Raises: RuntimeError: it won't, as there is no thread for the watchdog."""
+        lane.crew.watchdog.call_at(monotonic() + delay, partial(lane.resume, self))
+
     def time_is_up(self) -> None:
         """The attempt was given up."""
         limit = self.policy.timeout
         assert limit is not None
-        self.failed(AttemptTimeout(name_of(self.fn), len(self.errors) + 1, limit))
+        try:
+            name = name_of(self.fn)
+        except BaseException:  # noqa: BLE001  what is called may compute its attributes, and this must not raise
+            name = type(self.fn).__name__
+        self.failed(AttemptTimeout(name, len(self.errors) + 1, limit))
 
     def _decide(self) -> float:
         """How long to wait before the next attempt. Raises: see `go`."""
@@ -223,7 +260,7 @@ class Lane:
     def _came_late(self) -> None:
         """Not to take more work before the watchdog gets round to writing this worker off."""
         self._post.leave()
-        self._pool.write_off(self._worker)
+        replace(self._pool, self._worker)
 
     def _expired_first(self, token: tuple[Any, Callable[..., Any], tuple[Any, ...]]) -> None:
         """In the watchdog's thread: give up what `run` is in."""
@@ -231,11 +268,11 @@ class Lane:
 
     def _expired(self, trial: Trial[Any]) -> None:
         """In the watchdog's thread: give up what this worker is in."""
-        trial.time_is_up()
         try:
+            trial.time_is_up()
             self.resume(trial)  # first: so it stands where the worker looks that is made room for
         finally:
-            self._pool.write_off(self._worker)
+            replace(self._pool, self._worker)
 
 
 def _nowhere(_: Trial[Any]) -> None:

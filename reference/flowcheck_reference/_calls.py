@@ -21,7 +21,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
-from ._attempts import Away, Crew, Lane, Trial, decide, raise_last
+from ._attempts import Away, Crew, Lane, Trial, decide, raise_last, replace
 from ._policy import AttemptTimeout, RetryPolicy, TooManyAbandonedError, name_of
 from .executor import Pool, Task, Worker, here, loop_runs_here
 
@@ -36,18 +36,19 @@ def drive(crew: Crew, policy: RetryPolicy, fn: Callable[..., T], args: tuple[Any
     limit = policy.timeout
     errors: list[BaseException] = []
     stuck: Worker | None = None
+    attempt: _Attempt[T] | None = None
     try:
         while True:
             pool = crew.pool
             nested = here.pool is pool
-            attempt: _Attempt[T] = _Attempt(crew, pool, limit, (copy_context(), fn, args, kwargs))
+            attempt = _Attempt(crew, pool, limit, (copy_context(), fn, args, kwargs))
             if nested and limit is None and not loop_runs_here():
                 attempt.run()  # on top of the attempt this is called in: no other thread, no deadlock
             else:
                 try:
                     pool.enqueue(attempt, first=nested or bool(errors))
                     if stuck is not None:
-                        pool.write_off(stuck)
+                        replace(pool, stuck)
                         stuck = None
                     attempt.wait(nested=nested)
                 except BaseException:  # KeyboardInterrupt, anywhere in there; or it wasn't queued
@@ -67,7 +68,7 @@ def drive(crew: Crew, policy: RetryPolicy, fn: Callable[..., T], args: tuple[Any
             delay = decide(policy, errors)
             if delay:
                 if stuck is not None:
-                    pool.write_off(stuck)
+                    replace(pool, stuck)
                     stuck = None
                 _pause(delay)
     except BaseException as error:
@@ -76,8 +77,10 @@ def drive(crew: Crew, policy: RetryPolicy, fn: Callable[..., T], args: tuple[Any
             raise_last(errors)
         raise
     finally:
+        if stuck is None and attempt is not None and attempt.expired:
+            stuck = attempt.worker  # KeyboardInterrupt, just as its time was up
         if stuck is not None:
-            crew.pool.write_off(stuck)
+            replace(crew.pool, stuck)
         errors.clear()
 
 
@@ -163,7 +166,7 @@ class _Attempt(Generic[T]):
             self._cell.pop()
         except IndexError:
             if self.worker is not None:
-                self._pool.write_off(self.worker)
+                replace(self._pool, self.worker)
             return
         if not self._unwanted:
             self.value, self.error = value, error
@@ -235,12 +238,13 @@ class _Attempt(Generic[T]):
                     park.acquire()
             left = limit if self.begun is None else self.begun + limit - monotonic()
             if left <= 0:
+                self.expired = True  # first: KeyboardInterrupt may come once the cell is empty
                 try:
                     self._cell.pop()
                 except IndexError:
+                    self.expired = False
                     left = limit  # it just ended, and is about to say so
                 else:
-                    self.expired = True
                     return
 
     def drop(self) -> None:
@@ -252,14 +256,15 @@ class _Attempt(Generic[T]):
             return
         if self._limit is not None and self._cell:
             begun = self.begun or monotonic()
-            self._crew.watchdog.call_at(begun + self._limit, self.give_up)
+            with suppress(RuntimeError):  # no thread for the watchdog: it runs on without a limit
+                self._crew.watchdog.call_at(begun + self._limit, self.give_up)
 
     def give_up(self) -> None:
         """Its time is up, if it is not over."""
         with suppress(IndexError):
             self._cell.pop()
             if self.worker is not None:
-                self._pool.write_off(self.worker)
+                replace(self._pool, self.worker)
 
 
 class Course(Task[T]):
@@ -314,7 +319,7 @@ class Course(Task[T]):
         self._resumed.append(trial)
         try:
             self._crew.pool.enqueue(self, first=True)
-        except RuntimeError as error:  # the pool was closed or is broken, or the interpreter exits
+        except BaseException as error:  # noqa: BLE001  the pool was closed or is broken, say. Nobody must wait in vain
             self.fail(error)
 
     def queued(self) -> bool:

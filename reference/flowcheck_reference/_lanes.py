@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -20,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 from ._attempts import Away, Crew, Lane, Trial
 from ._policy import RetryPolicy
 from ._window import NOTHING, OUTSIDE, Halt, Record, Window
-from .executor import Executor, Task, here, loop_runs_here
+from .executor import Executor, Pool, Task, here, loop_runs_here
 
 T = TypeVar("T")
 
@@ -33,16 +34,24 @@ class LaneCrew(Crew):
 
     A thread is for a lane to come, or has one. So a lane whose predecessor has just ended waits for that thread, though
     it is not at rest yet, and no other is started: over many calls there are no more than were ever needed (FAN-17).
+
+    `busy` counts the lanes that are under way, also between two attempts, when they have no thread; `close` waits for
+    them. It changes on pool threads and the watchdog's only, where no Ctrl-C comes, so is never wrong; `lanes` may be
+    one too many after one. It is kept per pool: a forked child has another, and waits for nothing of the parent's.
     """
 
     def __init__(self, executor: Executor, max_abandoned: int, *, grows: bool) -> None:
         super().__init__(executor, max_abandoned)
         self.grows = grows
         self.lanes = 0
-        self.lock = threading.Lock()
+        self.busy: Counter[Pool] = Counter()
+        self.closing = self.closed = False
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
 
     def take(self) -> None:
-        """One lane more."""
+        """One lane more. Raises: RuntimeError: there will be no more."""
+        self.refuse(self.closing)
         if self.grows:
             with self.lock:
                 self.lanes += 1
@@ -55,13 +64,42 @@ class LaneCrew(Crew):
             with self.lock:
                 self.lanes -= 1
 
+    def refuse(self, refuses: bool) -> None:
+        """Raise RuntimeError, if so."""
+        if refuses:
+            msg = "this fan-out was closed: what it has begun it ends, and it begins no more"
+            raise RuntimeError(msg)
+
+    def begins(self) -> None:
+        """A lane is under way. Raises: RuntimeError: too late, `close` has waited for all there were."""
+        with self.lock:
+            self.refuse(self.closed)
+            self.busy[self.pool] += 1
+
+    def ends(self) -> None:
+        """It is over."""
+        with self.lock:
+            self.busy[self.pool] -= 1
+            self.changed.notify_all()
+        self.give()
+
+    def close(self) -> None:
+        """Begin no more lanes, and wait for those that are under way."""
+        pool = self.pool
+        self.closing = True
+        with self.lock:
+            while self.busy[pool] > 0:
+                self.changed.wait()
+            self.closed = True
+
 
 class ThreadCall(Window[T]):
     """One call on threads.
 
     Guarantees:
-    - `turn` is held to draw, `lock` to count lanes and to decide that one leaves or is sent for; `turn` comes first.
-      Who waits for a slow iterator holds `turn` only, so counting, stopping and delivering go on meanwhile.
+    - `turn` is held to draw, `lock` to count lanes and to decide that one leaves or is sent for; `turn` comes first, and
+      `counts`, the crew's lock, before `lock`. Who waits for a slow iterator holds `turn` only, so counting, stopping
+      and delivering go on meanwhile.
     - `plain` is drawn from without `turn`: to iterate over a list is one step in C. A lock per item that takes no time
       would make threads wait for each other all the time.
     - `active` counts the lanes on pool threads from their start to their end, also while one changes threads. Once
@@ -77,7 +115,10 @@ class ThreadCall(Window[T]):
     1. A lane finds the window full and leaves, the consumer opens it: both hold `lock`. Either the lane sees the new
        limit and stays, or the consumer sees that it has left and sends for another.
     2. Ctrl-C may come anywhere in the caller's thread: the caller's own lane is in no count, so none can be wrong.
-    3. An item's wait for its next attempt ends, as it becomes unwanted: who takes it out of `resting` has it.
+    3. An item's wait for its next attempt ends, as it becomes unwanted: who takes it out of `resting` has it. That is
+       never the caller, whom Ctrl-C might keep from doing the rest: the watchdog does it for him.
+    4. A stream that nobody refers to any more is closed by whichever thread collects it, maybe in the middle of one of
+       its own items, or inside `with lock` here: so `lock` is re-entrant, and who is waited for doesn't wait.
     """
 
     def __init__(
@@ -103,7 +144,8 @@ class ThreadCall(Window[T]):
         self.takes_part = (whole or self.lanes == 1) and policy is None and not loop_runs_here()
         if self.takes_part:
             self.lanes -= 1
-        self.turn, self.lock, self.bell = threading.Lock(), threading.Lock(), threading.Lock()
+        self.turn, self.lock, self.bell = threading.Lock(), threading.RLock(), threading.Lock()
+        self.counts = nullcontext() if crew is None else crew.lock
         self.bell.acquire()
         self.plain = enumerate(items) if whole and _GIL and type(items) in {list, tuple, range} else None
         self.wanted = OUTSIDE
@@ -111,16 +153,38 @@ class ThreadCall(Window[T]):
         self.sent: futures.Future[Any] | None = None
         self.resting: dict[int, _Trial[T]] = {}
         """Items between two attempts."""
+        self.within: set[int] = set()
+        """The threads that are in a lane."""
 
     # -- the lanes' side
 
     def lane(self, trial: _Trial[T] | None = None) -> None:
         """A lane's life on a pool thread; or the rest of one, from where it lost its thread, with its `trial`."""
+        me = threading.get_ident()
+        inner = me in self.within  # on top of another, as there was no other thread to be had
+        self.within.add(me)
+        try:
+            self.live(trial)
+        finally:
+            if not inner:
+                self.within.discard(me)
+            del self, trial
+
+    def live(self, trial: _Trial[T] | None) -> None:
+        """`lane`, in its thread."""
         if trial is None:
-            with self.lock:
+            with self.counts, self.lock:
                 self.coming = False
-                if self.closed:
+                try:
+                    if self.closed:
+                        self.give()
+                        return
+                    if self.crew is not None:
+                        self.crew.begins()
+                except RuntimeError as error:  # closed, between `grow` and here
                     self.give()
+                    if not self.takes_part:
+                        self.stop(OUTSIDE, error)
                     return
                 self.active += 1
         way: _Way[T] | None = None
@@ -193,11 +257,10 @@ class ThreadCall(Window[T]):
 
     def leaves(self) -> bool:
         """Nothing was to be drawn: is it still so (race 1)?"""
-        with self.lock:
+        with self.counts, self.lock:
             if not self.closed and self.index < self.limit:
                 return False
-            self.give()
-            self.active -= 1
+            self.ends()
         self.ring()
         return True
 
@@ -207,14 +270,17 @@ class ThreadCall(Window[T]):
             if not self.may_grow():
                 return
             self.coming = True
-        if self.crew is not None:
-            self.crew.take()
         try:
-            sent = self.sent = self.executor.submit(self.lane)
+            if self.crew is not None:
+                self.crew.take()
+            try:
+                sent = self.sent = self.executor.submit(self.lane)
+            except RuntimeError:
+                self.give()
+                raise
             sent.add_done_callback(self.landed)
-        except RuntimeError:  # no thread to be had, or the executor was shut down: go on with the lanes there are
+        except RuntimeError:  # closed, or shut down, or no thread is to be had: go on with the lanes there are
             self.coming = False
-            self.give()
             if not (self.active or self.takes_part):
                 raise
 
@@ -227,9 +293,15 @@ class ThreadCall(Window[T]):
                 self.stop(OUTSIDE, error)
 
     def give(self) -> None:
-        """A lane is over: another may have its thread."""
+        """A lane that was sent for needs its thread no more: another may have it."""
         if self.crew is not None:
             self.crew.give()
+
+    def ends(self) -> None:
+        """A lane that was under way is over. Under `counts` and `lock`."""
+        self.active -= 1
+        if self.crew is not None:
+            self.crew.ends()
 
     def stop(self, index: int, error: BaseException) -> None:
         """From now on nothing starts, and what waits for a retry may be unwanted."""
@@ -251,13 +323,17 @@ class ThreadCall(Window[T]):
             trial.rests = False
             if self.resting.pop(trial.index, None) is None:
                 return  # race 3
+            if trial.index > self.cut:
+                self.give_back(trial, trial.errors.pop())
+                return
         try:
             pool = self.crew.pool
             task: Task[Any] = Task(pool, (copy_context(), self.lane, (trial,), {}))
             pool.enqueue(task, first=True)
-            task.add_done_callback(partial(self.stranded, trial))
-        except RuntimeError as error:  # the executor was shut down, or no thread is to be had
+        except BaseException as error:  # noqa: BLE001  the executor was shut down, or no thread is to be had. See `lane`
             self.give_back(trial, error)
+        else:
+            task.add_done_callback(partial(self.stranded, trial))
 
     def stranded(self, trial: _Trial[T], task: futures.Future[Any]) -> None:
         """No worker will go on with it, if somebody broke or emptied the executor."""
@@ -266,12 +342,21 @@ class ThreadCall(Window[T]):
             self.give_back(trial, error)
 
     def give_back(self, trial: _Trial[T], error: BaseException) -> None:
-        """It ends here, with `error`, and its lane too."""
-        trial.note(error)
-        with self.lock:
-            self.give()
-            self.active -= 1
+        """It ends here, with `error`, and its lane too; so all does, unless it was to end anyway: no lane may be left."""
+        last = trial.note(error)
+        if not self.closed:
+            self.stop(trial.index, last)
+        with self.counts, self.lock:
+            self.ends()
         self.ring()
+
+    def sweep(self) -> None:
+        """In the watchdog's thread: end what waits for a retry that nobody wants any more."""
+        cut = self.cut
+        for index in tuple(self.resting):
+            trial = self.resting.pop(index, None) if index > cut else None
+            if trial is not None:
+                self.give_back(trial, trial.errors.pop())
 
     def go_on(self, way: _Way[T], trial: _Trial[T]) -> bool:
         """`perform`, for an item that had attempts elsewhere."""
@@ -294,12 +379,11 @@ class ThreadCall(Window[T]):
 
     def over(self) -> bool:
         """Does nothing run, for good?"""
-        if self.resting and self.closed:
+        if self.resting and self.closed and self.crew is not None:
             cut = self.cut
-            for index in tuple(self.resting):
-                trial = self.resting.pop(index, None) if index > cut else None
-                if trial is not None:
-                    self.give_back(trial, trial.errors.pop())
+            if any(index > cut for index in tuple(self.resting)):
+                with suppress(RuntimeError):  # no thread for the watchdog: then this item ends in its lane
+                    self.crew.watchdog.call_at(monotonic(), self.sweep)
         with self.lock:
             return self.closed and not self.active
 
@@ -310,8 +394,10 @@ class ThreadCall(Window[T]):
             self.bell.acquire()
             return
         pool = crew.pool
-        lends, _ = pool.wait_begins(sent)
+        lends, roused = pool.wait_begins(sent)
         try:
+            if not roused:
+                pool.serve(sent)
             self.bell.acquire()
         finally:
             pool.wait_ends(lends)
@@ -320,16 +406,23 @@ class ThreadCall(Window[T]):
         """Start nothing more, and wait for what runs (FAN-11, 19). A second Ctrl-C ends the wait."""
         with self.lock:
             self.closed = self.deserted = True
-        while not self.over():
+        inside = threading.get_ident() in self.within or (self.crew is not None and self.crew.watchdog.runs_here())
+        while not self.over() and not inside:  # race 4
             self.sleep()
         sent, self.sent = self.sent, None
         if sent is not None:
             sent.cancel()
 
+    def begin(self) -> None:
+        """Before anything runs: is there a watchdog, if the policy needs one? Raises: RuntimeError."""
+        if self.crew is not None and self.policy is not None:
+            self.crew.ready(self.policy)
+
     def gather(self) -> list[Record[T]]:
         """All records."""
         try:
             try:
+                self.begin()
                 if self.takes_part:
                     self.work()
                 else:
@@ -356,6 +449,7 @@ class ThreadCall(Window[T]):
         """The records, one by one. The window opens by one each time that one is asked for."""
         index = 0
         try:
+            self.begin()
             for index in count():
                 with self.lock:  # race 1
                     self.limit = index + self.width
@@ -404,19 +498,27 @@ class _Trial(Trial[T]):
         """A halt is never retried, nor is what nobody wants any more."""
         if isinstance(self.errors[-1], Halt) or self.index > self.call.cut:
             self.end(self.errors.pop())
-        delay = super()._decide()
-        if delay:
-            self.rests = True
-            self.call.resting[self.index] = self
-            self.call.ring()  # race 3
-        return delay
+        return super()._decide()
 
-    def note(self, error: BaseException) -> None:
-        """It ended with `error`."""
+    def rest(self, lane: Lane, delay: float) -> None:
+        """So that a stop can end it, too."""
+        self.rests = True
+        self.call.resting[self.index] = self  # first: it may resume at once
+        try:
+            super().rest(lane, delay)
+        except BaseException:
+            if self.call.resting.pop(self.index, None) is not None:
+                self.rests = False
+                raise
+        self.call.ring()  # race 3: whoever stopped before this saw nothing
+
+    def note(self, error: BaseException) -> BaseException:
+        """It ended with `error`: the same, with those before it attached."""
         try:
             self.end(error)
-        except BaseException as last:  # noqa: BLE001  the same, with those before it attached
+        except BaseException as last:  # noqa: BLE001
             self.call.fail(self.index, last, self.failures, self.started)
+            return last
 
 
 class _Way(Lane, Generic[T]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -50,6 +51,8 @@ class TaskCall(Window[T]):
         super().__init__(fn, items, max_concurrency, on_error, whole=whole)
         self.policy = policy
         self.slots = Slots(_WITHOUT_BOUND)
+        self.resting: dict[int, anyio.CancelScope] = {}
+        """Items between two attempts."""
         self.bell = anyio.Event()
         self.gone = anyio.Event()
 
@@ -85,7 +88,10 @@ class TaskCall(Window[T]):
         """Call the function and note the outcome."""
         started, attempts = monotonic(), _Attempts(self.fn, item)
         try:
-            value: Any = await (attempts() if self.policy is None else self.slots.drive(self.policy, attempts, (), {}))
+            if self.policy is None:
+                value: Any = await attempts()
+            else:
+                value = await self.slots.drive(self.policy, attempts, (), {}, partial(self.pause, index))
             if attempts.halt is not None:
                 raise attempts.halt
         except BaseException as error:
@@ -105,6 +111,23 @@ class TaskCall(Window[T]):
         finally:
             value = None
             del self, item, attempts
+
+    async def pause(self, index: int, seconds: float) -> bool:
+        """Wait for the item's next attempt. False: a stop came meanwhile, behind which nobody wants the item."""
+        if seconds and index <= self.cut:
+            with anyio.CancelScope() as self.resting[index]:
+                try:
+                    await anyio.sleep(seconds)  # noqa: TID251  a backoff is a wait for time
+                finally:
+                    del self.resting[index]
+        return index <= self.cut
+
+    def stop(self, index: int, error: BaseException) -> None:
+        """From now on nothing starts, and what waits for a retry may be unwanted."""
+        super().stop(index, error)
+        for at, scope in self.resting.items():
+            if at > self.cut:
+                scope.cancel()
 
     # -- the caller's side
 

@@ -70,8 +70,12 @@ class Post:
         try:
             self.state.nudge(deadline)
         except BaseException:
-            self.watched = None
-            raise
+            watched, self.watched = self.watched, None
+            if watched is not None:
+                # Empty: another's nudge got a thread just now, which has given it up. So there is nothing to raise.
+                with suppress(IndexError):
+                    watched[1].pop()
+                    raise
 
     def leave(self) -> None:
         """The worker publishes here no more."""
@@ -89,6 +93,8 @@ class _State:
       So whatever is not seen by this look was nudged for, or will be, and causes another.
     - The thread ends under `mutex`, when it was told to, nothing is pending and `alarm` is not released. A nudge, under
       `mutex`, too, then starts another. The lock is re-entrant since a finalizer may tell so in any thread, at any time.
+    - There is one thread: it takes its ticket first, and goes home without one. Who is interrupted while it starts one
+      takes the ticket back, or finds that it is there.
     - `posts` and `inbox` are used in calls that are one step in C: no lock. `timers` is the thread's own.
     """
 
@@ -126,9 +132,15 @@ class _State:
     def start(self) -> None:
         """See to it that there is a thread. Under `mutex`."""
         if self.thread is None:
-            thread = threading.Thread(target=self.run, name=self.name, daemon=True)
-            thread.start()
-            self.thread = thread
+            ticket: list[None] = [None]
+            self.thread = threading.Thread(target=self.run, args=(ticket,), name=self.name, daemon=True)
+            try:
+                self.thread.start()
+            except BaseException:
+                with suppress(IndexError):
+                    ticket.pop()
+                    self.thread = None
+                raise
 
     def ring(self) -> None:
         """Let the thread look again. Once too often is harmless."""
@@ -143,8 +155,12 @@ class _State:
 
     # -- the thread's side
 
-    def run(self) -> None:
+    def run(self, ticket: list[None]) -> None:
         """Sleep, look, sleep, …"""
+        try:
+            ticket.pop()
+        except IndexError:
+            return  # `start` was interrupted, and doesn't count on this one
         while True:
             self.wake = inf
             self.look()
@@ -222,12 +238,22 @@ class Watchdog:
     def call_at(self, when: float, callback: Callable[[], object]) -> None:
         """Call it once, at `when` (as `time.monotonic`, seconds) or soon after, holding no worker until then.
 
-        Raises: RuntimeError: there is no thread for the watchdog. `callback` may be called yet, if there ever is one.
+        Raises: RuntimeError: there is no thread for the watchdog. `callback` will not be called then.
         """
         state = self._state
-        state.inbox.append((when, next(state.numbers), callback))
+        entry = when, next(state.numbers), callback
+        state.inbox.append(entry)
         if when < state.wake:
-            state.nudge(when)
+            try:
+                state.nudge(when)
+            except BaseException as error:
+                try:
+                    state.inbox.remove(entry)
+                except ValueError:
+                    # Another's nudge got a thread just now, which has taken it out, and will call it.
+                    if isinstance(error, Exception):
+                        return
+                raise
 
     def ensure(self) -> None:
         """Start the thread now, if there is none: since 3.12 none can be started once the interpreter is about to exit.
@@ -237,6 +263,10 @@ class Watchdog:
         if self._state.thread is None:
             with self._state.mutex:
                 self._state.start()
+
+    def runs_here(self) -> bool:
+        """Is this its thread? Who waits here for what the watchdog is to do waits for ever."""
+        return threading.current_thread() is self._state.thread
 
     def relax(self) -> None:
         """Forget the deadlines that were met: if nothing else is pending, sleep untimed from now on.

@@ -110,7 +110,7 @@ class Window(Generic[T]):
         self, fn: Callable[[Any], Any], items: Iterable[Any], max_concurrency: object, on_error: str, *, whole: bool
     ) -> None:
         if not callable(fn):
-            msg = f"fn must be callable, not {fn!r}"
+            msg = f"fn must be callable, not {fn!r}"  # type: ignore[unreachable]
             raise TypeError(msg)
         if on_error not in {"raise", "continue"}:
             msg = f"on_error must be 'raise' or 'continue', not {on_error!r}"
@@ -152,7 +152,7 @@ class Window(Generic[T]):
         if item is NOTHING:
             self.closed = True
         elif self.closed:  # stopped while the iterator was at it
-            return NOTHING
+            return NOTHING  # type: ignore[unreachable]  # mypy takes it for what it was before
         else:
             self.index += 1
         return item

@@ -64,10 +64,12 @@ class Fanout:
     """Fans out over threads: its own, started as they are needed and used again, or those of `executor`.
 
     Any number of threads may call it at once, and items may call it, too; each call has its own bound (FAN-14).
-    Leaving the context waits for what runs, and ends the threads.
+    Leaving the context is `close`.
 
     `executor`: its threads are lanes instead, and it stays open. It must queue what it can't run yet. Another than a
     `flowcheck_reference.Executor` takes no `policy`, and must have threads to spare for streams inside its own items.
+    Should somebody shut it down meanwhile, calls go on with the lanes they have. An item between two attempts has none:
+    it fails with the executor's RuntimeError, and ends its call with that, `on_error` notwithstanding.
     `max_abandoned`: while so many threads are stuck in attempts that were given up, an item with a limit is not begun:
     it fails with `TooManyAbandonedError`.
     """
@@ -101,8 +103,9 @@ class Fanout:
         order is raised itself; others are noted on it, and `records_of(error)` tells what else ended. An item that
         raises `Halt` ends the records instead. "continue" records both and goes on.
 
-        Raises: TypeError, ValueError for arguments without sense, before anything runs; RuntimeError when closed; the
-        iterator's own error, like an item's in that place; what an item raised; KeyboardInterrupt, once nothing runs.
+        Raises: TypeError, ValueError for arguments without sense, before anything runs; RuntimeError when closed, or if
+        the system gives no thread, or the executor takes no more work; the iterator's own error, like an item's in that
+        place; what an item raised; KeyboardInterrupt, once nothing runs.
         """
         return self._call(policy, fn, items, max_concurrency, on_error, whole=True).gather()
 
@@ -118,7 +121,8 @@ class Fanout:
         """As `run`, but the records are delivered one by one, in item order, and nothing starts before one is asked for.
 
         At most `max_concurrency` items are ahead of the last one delivered, so `items` may be endless. Closing the
-        generator starts nothing more and waits for what runs; errors are then logged.
+        generator starts nothing more and waits for what runs; errors are then logged. Closing the fan-out ends it with a
+        RuntimeError, once what had begun is delivered.
         """
         return self._call(policy, fn, items, max_concurrency, on_error, whole=False).deliver()
 
@@ -139,12 +143,24 @@ class Fanout:
         return ThreadCall(self._executor, self._crew, policy, fn, items, max_concurrency, on_error, whole=whole)
 
     def close(self) -> None:
-        """Take no more calls, wait for what runs, end the threads."""
+        """Take no more calls, wait for what runs, end the threads. Any thread, any number of times.
+
+        What runs, that is each `run`, with the lanes it has, and each item that a stream has begun: also in its backoff,
+        so it gets the rest of its attempts. Not an attempt that was given up. Nothing is waited for and no thread ended
+        where the executor was given.
+
+        Raises: RuntimeError: called inside an item, on a thread of its own, it would wait for itself.
+        """
+        if self._own is not None and self._crew is not None:
+            if self._crew.would_wait_for_itself():
+                msg = "close() inside an item of the same fan-out would wait for itself"
+                raise RuntimeError(msg)
+            self._closed = True
+            self._crew.close()
+            self._own.shutdown()
         self._closed = True
         if self._crew is not None:
             self._crew.watchdog.close()
-        if self._own is not None:
-            self._own.shutdown()
 
     def __enter__(self) -> Self:
         return self

@@ -26,7 +26,7 @@ from ._attempts import Crew
 from ._calls import Course, drive
 from ._policy import AttemptTimeout, RetryPolicy, TooManyAbandonedError
 from ._sizing import checked, resolve
-from .executor import Executor, here
+from .executor import Executor, Pool
 
 __all__ = ["AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"]
 
@@ -56,7 +56,8 @@ class Retrier:
         self._owns = executor is None
         workers = Executor(max_workers, daemon=True) if executor is None else _checked(executor)
         self._crew = Crew(workers, checked(max_abandoned, "max_abandoned"))
-        self._calls: set[object] = set()
+        self._calls: dict[object, tuple[Pool, int | None]] = {}
+        """Those that are not over: in which pool, and which thread waits for it, if one does."""
         self._closed = False
         self._quiet = threading.Condition()
 
@@ -74,8 +75,8 @@ class Retrier:
         """
         _check(policy, fn)
         ticket = object()
-        self._enter(ticket)
         try:
+            self._enter(ticket, threading.get_ident())
             return drive(self._crew, policy, fn, args, kwargs)
         finally:
             self._leave(ticket)
@@ -87,15 +88,15 @@ class Retrier:
         """
         _check(policy, fn)
         crew = self._crew
-        if policy.timeout is not None or policy.attempts > 1:
-            crew.watchdog.ensure()
+        crew.ready(policy)
         course: Course[T] = Course(crew, policy, (copy_context(), fn, args, kwargs))
-        self._enter(course)
         once = [self]  # a future that is kept must not keep the retrier
         course.add_done_callback(lambda course: once.pop()._leave(course))  # noqa: SLF001  our own
         try:
+            self._enter(course)
             crew.pool.enqueue(course)
         except BaseException:
+            course.cancel()  # KeyboardInterrupt: it may be queued, for nobody
             self._leave(course)
             raise
         return course
@@ -103,16 +104,19 @@ class Retrier:
     def close(self) -> None:
         """Take no more calls, wait for those that are not over, and end the threads. Any thread, any number of times.
 
-        It waits for no attempt that was given up.
+        What is in its backoff is not over: it gets the rest of its attempts. It waits for no attempt that was given up,
+        for no call that this thread is in itself (a policy's predicate may close), nor, in a forked child, for the parent's.
 
         Raises: RuntimeError: called inside an attempt, it would wait for itself.
         """
-        if here.pool is self._crew.pool:
+        crew = self._crew
+        if crew.would_wait_for_itself():
             msg = "close() inside an attempt of the same retrier would wait for itself"
             raise RuntimeError(msg)
         self._closed = True
+        me = threading.get_ident()
         with self._quiet:
-            while self._calls:
+            while any(pool is crew.pool and thread != me for pool, thread in tuple(self._calls.values())):
                 self._quiet.wait()
         self._crew.watchdog.close()
         if self._owns:
@@ -126,9 +130,9 @@ class Retrier:
         """`close`."""
         self.close()
 
-    def _enter(self, ticket: object) -> None:
+    def _enter(self, ticket: object, thread: int | None = None) -> None:
         """A call begins. First it is there, then it looks: so `close` waits for it, or it sees `close`."""
-        self._calls.add(ticket)
+        self._calls[ticket] = self._crew.pool, thread
         if self._closed:
             self._leave(ticket)
             msg = "this retrier is closed: it takes no more calls"
@@ -136,7 +140,7 @@ class Retrier:
 
     def _leave(self, ticket: object) -> None:
         """A call is over."""
-        self._calls.discard(ticket)
+        self._calls.pop(ticket, None)
         if self._closed:
             with self._quiet:
                 self._quiet.notify_all()
@@ -178,7 +182,7 @@ class AsyncRetrier:
 
     async def __aexit__(self, *_: object) -> None:
         """Take no more calls. Those in flight belong to their callers, and get done but for what they would retry."""
-        self._slots.closed = True
+        self._slots.refusal = "this retrier is closed: it takes no more calls"
 
 
 def _checked(executor: object) -> Executor:

@@ -11,6 +11,7 @@ import contextvars
 import gc
 import itertools
 import math
+import os
 import random
 import subprocess
 import sys
@@ -27,8 +28,9 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from flowcheck_reference._lanes import ThreadCall
 from flowcheck_reference._window import Window
-from flowcheck_reference.executor import Executor
+from flowcheck_reference.executor import Executor, Worker, pool_of
 from flowcheck_reference.fanout import AsyncFanout, Fanout, Halt, Record, RetryPolicy, records_of
 from flowcheck_reference.retry import AttemptTimeout
 
@@ -873,6 +875,233 @@ def test_an_executor_that_is_emptied_strands_no_retry() -> None:
     assert isinstance(caught.value.__context__, OSError)
 
 
+BRIEF = RetryPolicy(attempts=2, wait_initial=0.001, wait_jitter=0)
+
+
+class Held:
+    """An item that fails, and is held between two attempts, by the policy's predicate."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.failed, self.go = threading.Event(), threading.Event()
+        self.policy = RetryPolicy(on=self.on, wait_initial=0.001, wait_jitter=0, **kwargs)
+        self.error = OSError("first")
+
+    def __call__(self, item: int) -> int:
+        if item:
+            raise self.error
+        return item
+
+    def on(self, _: Exception) -> bool:
+        self.failed.set()
+        return self.go.wait(LIMIT)
+
+
+@pytest.mark.parametrize("kind", [list, iter, "stream"])
+@pytest.mark.parametrize("cancel_futures", [True, False])
+def test_an_executor_that_is_shut_down_hangs_no_retry(kind: Any, cancel_futures: bool) -> None:
+    """Also where errors are recorded only: no lane is left for the other items, so the call ends, and says why."""
+    executor, held = Executor(1), Held(attempts=3)
+    fanout = Fanout(executor)
+    fan = fanout.stream if kind == "stream" else fanout.run
+    items = range(3) if kind == "stream" else kind(range(3))
+    call = Background(lambda: list(fan(held, items, max_concurrency=1, on_error="continue", policy=held.policy)))
+    assert held.failed.wait(LIMIT)
+    executor.shutdown(wait=False, cancel_futures=cancel_futures)
+    held.go.set()
+    error = call.error()
+    assert isinstance(error, RuntimeError)
+    assert "this executor was shut down" in str(error)
+    assert error.__context__ is held.error
+    assert values(list(records_of(error))) == ([] if kind == "stream" else [0])
+    executor.shutdown()
+
+
+def test_an_executor_that_is_shut_down_strands_no_stuck_attempt(gates: Gates) -> None:
+    """Whose time is up after that: the same, with the limit's error behind."""
+    executor = Executor(1)
+    gates.open(0)
+    policy = timeouts(99, 0.05)
+    fanout = Fanout(executor)
+    call = Background(lambda: fanout.run(gates, range(3), max_concurrency=1, on_error="continue", policy=policy))
+    gates.until(started=2)
+    executor.shutdown(wait=False, cancel_futures=True)
+    error = call.error()
+    assert isinstance(error, RuntimeError)
+    assert isinstance(error.__context__, AttemptTimeout)
+
+
+@pytest.mark.parametrize("way", ["run", "stream"])
+def test_close_waits_for_retries(way: str) -> None:
+    """What is in its backoff has begun: it gets the rest of its attempts; a run, all of its items."""
+    fanout, held = Fanout(), Held(attempts=3)
+    if way == "run":
+        call = Background(lambda: fanout.run(held, range(3), on_error="continue", policy=held.policy))
+    else:
+        stream = fanout.stream(held, iter(range(1, 9)), on_error="continue", policy=held.policy)
+        call = Background(lambda: next(stream))
+    assert held.failed.wait(LIMIT)
+    closing = Background(fanout.close)
+    assert fanout._crew is not None
+    while not fanout._crew.closing:
+        threading.Event().wait(0)
+    held.go.set()
+    closing.result()
+    if way == "run":
+        assert [(r.status, r.attempts) for r in call.result()] == [("ok", 1), ("failed", 3), ("failed", 3)]
+    else:
+        assert call.result().attempts == 3
+        with pytest.raises(RuntimeError, match="this fan-out was closed: what it has begun it ends"):
+            next(stream)
+    with pytest.raises(RuntimeError, match="this fan-out was closed: it takes no more calls"):
+        fanout.run(abs, [1])
+
+
+def test_close_waits_for_an_item_whose_attempt_is_given_up(gates: Gates) -> None:
+    """Not for the attempt itself."""
+    fanout = Fanout()
+    policy = RetryPolicy(attempts=2, timeout=0.05, wait_initial=0.001, wait_jitter=0)
+    call = Background(lambda: fanout.run(gates, range(2), on_error="continue", policy=policy))
+    gates.until(started=1)
+    Background(fanout.close).result()
+    assert [(r.status, r.attempts) for r in call.result()] == [("failed", 2)] * 2
+
+
+def test_a_lane_that_comes_after_close_goes_home(gates: Gates) -> None:
+    """The call that sent for it ends with an error: by then nobody would wait for its retries."""
+    fanout = Fanout()
+    assert fanout._own is not None
+    fanout._own.submit(gates, 0)
+    gates.until(started=1)
+    call = Background(lambda: fanout.run(abs, [1], policy=BRIEF))
+    while not pool_of(fanout._own).queue:
+        threading.Event().wait(0)
+    closing = Background(fanout.close)
+    while not pool_of(fanout._own).closed:
+        threading.Event().wait(0)
+    gates.open()
+    closing.result()
+    assert "this fan-out was closed" in str(call.error())
+
+
+def test_close_inside_an_item_is_refused(fanout: Fanout) -> None:
+    """It would wait for itself; nothing is closed then."""
+    error = fanout.run(lambda _: fanout.close(), [0], policy=BRIEF, on_error="continue")[0].error
+    assert "wait for itself" in str(error)
+    assert values(fanout.run(abs, [1], policy=BRIEF)) == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_the_parents_items() -> None:
+    """They are not there."""
+    code = """
+import os, threading
+from flowcheck_reference.fanout import Fanout, RetryPolicy
+began, go = threading.Event(), threading.Event()
+fanout = Fanout()
+run = lambda: fanout.run(lambda _: (began.set(), go.wait()), [0], policy=RetryPolicy())
+call = threading.Thread(target=run)
+call.start()
+began.wait()
+pid = os.fork()
+if not pid:
+    threading.Thread(target=lambda: (fanout.close(), os._exit(0)), daemon=True).start()
+    threading.Event().wait(30)
+    os._exit(1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+go.set()
+call.join()
+fanout.close()
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def no_thread(*_: object) -> None:
+    """In place of what would start one."""
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
+
+
+@pytest.mark.parametrize("way", ["run", "stream"])
+def test_without_a_watchdog_nothing_runs(fanout: Fanout, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that needs one is refused before an item begins."""
+    started: list[int] = []
+    assert fanout._crew is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(fanout._crew.watchdog._state, "start", no_thread)
+        call = Background(lambda: list(getattr(fanout, way)(started.append, [0], policy=BRIEF, on_error="continue")))
+        assert str(call.error()) == "can't start new thread"
+        assert started == []
+        once = RetryPolicy(attempts=1)
+        assert len(Background(lambda: list(getattr(fanout, way)(abs, [0, 1], policy=once))).result()) == 2
+    assert len(fanout.run(abs, [0, 1], policy=BRIEF)) == 2
+
+
+def test_a_backoff_that_no_watchdog_ends_is_the_items_failure(fanout: Fanout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noted once, and the lane goes on; nothing of it is left over for a stop to end again."""
+    error = OSError("first")
+    flaky = Gates({1: error, 3: error})
+    flaky.open()
+    assert fanout._crew is not None
+    monkeypatch.setattr(fanout._crew.watchdog, "call_at", no_thread)
+    call = Background(lambda: fanout.run(flaky, range(4), on_error="continue", policy=BRIEF))
+    records = call.result()
+    assert outcomes(records) == ["ok", "failed", "ok", "failed"]
+    assert str(records[1].error) == "can't start new thread"
+    assert records[1].error is not None
+    assert records[1].error.__context__ is error
+    assert fanout._crew.lanes == 0
+
+
+def test_what_a_stop_ends_ends_in_the_watchdogs_thread(fanout: Fanout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the caller's, where Ctrl-C might come between two steps, and leave a lane counted for ever."""
+    threads, give_back = [], cast("Callable[..., None]", vars(ThreadCall)["give_back"])
+
+    def noting(*args: Any) -> None:
+        threads.append(threading.current_thread())
+        give_back(*args)
+
+    monkeypatch.setattr(ThreadCall, "give_back", noting)
+    test_what_waits_for_a_retry_in_vain_is_dropped(fanout, "halt")
+    assert fanout._crew is not None
+    assert threads == [fanout._crew.watchdog._state.thread]
+
+
+def test_a_worker_that_no_other_can_stand_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs the lane itself, on top of the task that waits for it."""
+    with Executor(1) as executor, Fanout(executor) as fanout:
+        assert executor.submit(abs, 1).result(LIMIT) == 1
+        monkeypatch.setattr(Worker, "start", no_thread)
+        call = executor.submit(lambda: values(fanout.run(abs, [1, 2], policy=BRIEF)))
+        assert call.result(LIMIT) == [1, 2]
+
+
+def test_a_stream_that_is_collected_in_its_own_item_does_not_wait_for_it(fanout: Fanout) -> None:
+    """Whichever thread happens to collect it, no lane waits for itself."""
+    dropped, collected = threading.Event(), threading.Event()
+
+    def item(i: int) -> None:
+        if i:
+            assert dropped.wait(LIMIT)
+            gc.collect()
+            collected.set()
+
+    def consume() -> None:
+        cycle: list[Any] = [fanout.stream(item, range(2), max_concurrency=2)]
+        cycle.append(cycle)
+        next(cycle[0])
+
+    gc.disable()
+    try:
+        consume()
+        dropped.set()
+        assert collected.wait(LIMIT)
+    finally:
+        gc.enable()
+    Background(fanout.close).result()
+
+
 def test_the_interpreter_can_exit_while_an_attempt_is_stuck() -> None:
     """Of a fan-out that was closed, too (RTY-17)."""
     code = """
@@ -1431,3 +1660,43 @@ async def test_tasks_are_retried_as_the_policy_says() -> None:
         gates.open()
         assert outcomes(await fanout.run(gates, range(9), policy=AT_ONCE_AGAIN)) == ["ok", "failed"]
         assert gates.started == [0, 1]
+
+
+@pytest_anyio
+@pytest.mark.parametrize("policy", [LONG, RetryPolicy(attempts=10**9, wait_max=0)], ids=["rests", "runs"])
+async def test_a_task_that_is_retried_in_vain_is_dropped(policy: RetryPolicy) -> None:
+    """A stop behind which nobody wants the item ends its wait, and its attempts (FAN-11)."""
+    failed = anyio.Event()
+
+    async def item(i: int) -> None:
+        if i == 0:
+            await failed.wait()
+            raise Halt
+        failed.set()
+        await anyio.lowlevel.checkpoint()
+        raise OSError("again")
+
+    with anyio.fail_after(LIMIT):
+        async with AsyncFanout() as fanout:
+            assert outcomes(await fanout.run(item, range(2), max_concurrency=2, policy=policy)) == ["failed"]
+
+
+@pytest_anyio
+async def test_what_a_halt_needs_is_retried_yet_by_tasks() -> None:
+    """An item before the halting one gets all its attempts (FAN-08)."""
+    halted, tries = anyio.Event(), [0]
+
+    async def item(i: int) -> None:
+        if i == 1:
+            halted.set()
+            raise Halt
+        await halted.wait()
+        tries[0] += 1
+        if tries[0] < 3:
+            raise OSError
+
+    policy = RetryPolicy(attempts=3, wait_initial=0.001, wait_jitter=0)
+    async with AsyncFanout() as fanout:
+        records = await fanout.run(item, range(9), max_concurrency=2, policy=policy)
+    assert outcomes(records) == ["ok", "failed"]
+    assert records[0].attempts == 3

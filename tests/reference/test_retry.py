@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import itertools
+import linecache
+import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -26,12 +30,15 @@ import trio
 from anyio.lowlevel import checkpoint
 
 from flowcheck_reference._attempts import Away, Crew, Lane, Trial
+from flowcheck_reference._calls import _Attempt
+from flowcheck_reference._coroutines import _held
 from flowcheck_reference._policy import name_of
-from flowcheck_reference.executor import Executor, pool_of
+from flowcheck_reference.executor import Executor, Worker, pool_of
 from flowcheck_reference.retry import AsyncRetrier, AttemptTimeout, Retrier, RetryPolicy, TooManyAbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 LIMIT = 30.0
 """Seconds: the fence around what must not hang."""
@@ -534,7 +541,7 @@ def test_abandoned_attempts_leave_nothing_behind(way: Way, gate: Gate) -> None:
         until(lambda: len(threads_of(retrier)) <= 1)
         assert way(retrier, NOW(timeout=LIMIT), int) == 0
         until(lambda: not any(thing() for thing in things) or gc.collect() is None)
-        assert retrier._calls == set()
+        assert not retrier._calls
         assert retrier._crew.watchdog._state.posts == set()
 
 
@@ -713,6 +720,60 @@ def test_an_executor_that_is_shut_down_ends_calls_with_an_error(way: Way, gate: 
     executor.shutdown()
 
 
+def no_thread(*_: object) -> None:
+    """In place of what would start one."""
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
+
+
+def test_a_backoff_that_no_watchdog_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call fails, once, and its history is told."""
+    with Retrier(1) as retrier:
+        monkeypatch.setattr(retrier._crew.watchdog, "call_at", no_thread)
+        error = OSError()
+        with pytest.raises(RuntimeError, match="can't start new thread") as caught:
+            retrier.submit(SOON(), Script(error)).result(LIMIT)
+        assert behind(caught.value) == [error]
+
+
+@pytest.mark.parametrize("policy", [NOW, SOON])
+def test_a_stuck_worker_that_no_other_can_replace(
+    way: Way, gate: Gate, policy: type[RetryPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread for the next attempt, the call fails, and doesn't wait for the stuck one."""
+    with Retrier(1) as retrier:
+        assert way(retrier, NOW(timeout=LIMIT), int) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "start", no_thread)
+            with pytest.raises(RuntimeError, match="no thread") as caught:
+                way(retrier, policy(timeout=SHORT), gate)
+            assert [type(error) for error in behind(caught.value)] == [AttemptTimeout]
+        assert way(retrier, NOW(timeout=LIMIT), int) == 0
+
+
+class Shy:
+    """Something to call that refuses to tell its name."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def __call__(self) -> None:
+        self.gate()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__qualname__", "__name__"):
+            raise LookupError(name)
+        return super().__getattribute__(name)
+
+
+def test_what_has_no_name_is_given_up_too(gate: Gate) -> None:
+    """In the watchdog's thread no error of the user's may come between a limit and what it does."""
+    with Retrier(1) as retrier:
+        with pytest.raises(AttemptTimeout, match="Shy: attempt 2"):
+            retrier.submit(NOW(attempts=2, timeout=SHORT), Shy(gate)).result(LIMIT)
+        gate.opened.set()
+
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 
@@ -765,6 +826,107 @@ def test_close_inside_an_attempt_is_refused(way: Way) -> None:
     """It would wait for itself."""
     with Retrier(1) as retrier, pytest.raises(RuntimeError, match="wait for itself"):
         way(retrier, NOW(attempts=1), retrier.close)
+
+
+def test_close_inside_a_predicate_does_not_wait_for_its_own_call() -> None:
+    """The predicate of `call` runs in the calling thread: that would wait for itself. No other attempt begins."""
+    retrier, fn = Retrier(1), Script(OSError("first"), "never")
+
+    def on(_: Exception) -> bool:
+        retrier.close()
+        return True
+
+    call = background(lambda: retrier.call(NOW(on=on), fn))
+    error = call.exception(LIMIT)
+    assert isinstance(error, RuntimeError)
+    assert [str(one) for one in behind(error)] == ["first"]
+
+
+class Interrupt:
+    """A trace function that raises KeyboardInterrupt at the n-th line of `files`, where a Ctrl-C could come."""
+
+    def __init__(self, n: int, *files: str) -> None:
+        self.n, self.files = n, files
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.endswith(self.files):
+            return None
+        if event == "line" and not self._gives_a_lock_back(frame):
+            self.n -= 1
+            if not self.n:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+    @staticmethod
+    def _gives_a_lock_back(frame: FrameType) -> bool:
+        """The end of a `with` is a line again to a tracer; an interrupt doesn't come there before it is through."""
+        return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+
+
+@pytest.mark.parametrize("kind", ["call", "submit", "stuck"])
+def test_an_interrupt_at_any_line_leaves_nothing_to_wait_for(kind: str) -> None:
+    """Wherever it comes in the caller's thread, `close` ends in the same thread, and so do the workers (RTY-09)."""
+    policy = SOON(timeout=0.002 if kind == "stuck" else LIMIT)
+    for n in itertools.count(1):
+        retrier, stuck, interrupted = Retrier(1), Gate(), False
+        fn = Script(stuck if kind == "stuck" else OSError(), 1, 1)
+        outer = sys.gettrace()
+        sys.settrace(Interrupt(n, "flowcheck_reference/_calls.py", "flowcheck_reference/retry.py"))
+        try:
+            if kind == "submit":
+                retrier.submit(policy, fn).result(LIMIT)
+            else:
+                retrier.call(policy, fn)
+        except (KeyboardInterrupt, AttemptTimeout) as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+        finally:
+            sys.settrace(outer)
+            stuck.opened.set()
+        retrier.close()
+        for thread in threads_of(retrier):
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        if not interrupted:
+            assert n > 10
+            return
+
+
+def test_an_interrupt_is_one_without_a_watchdog_too(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That nobody will give up the attempt that it leaves behind is no reason to raise something else."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        gate.arrived()
+        raise KeyboardInterrupt
+
+    with Retrier(1) as retrier:
+        with monkeypatch.context() as patch:
+            patch.setattr(_Attempt, "wait", interrupted)
+            patch.setattr(retrier._crew.watchdog, "call_at", no_thread)
+            with pytest.raises(KeyboardInterrupt):
+                retrier.call(NOW(timeout=LIMIT), gate)
+        gate.opened.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_the_parents_calls() -> None:
+    """They are not there; it has threads of its own (EXE-37)."""
+    code = """
+import os, threading
+from flowcheck_reference.retry import Retrier, RetryPolicy
+began, go = threading.Event(), threading.Event()
+with Retrier(1) as retrier:
+    future = retrier.submit(RetryPolicy(), lambda: (began.set(), go.wait()))
+    began.wait()
+    pid = os.fork()
+    if not pid:
+        threading.Thread(target=lambda: (retrier.close(), os._exit(0)), daemon=True).start()
+        threading.Event().wait(30)
+        os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    go.set()
+"""
+    assert script(code) == "0\n"
 
 
 def test_a_submitted_call_can_be_cancelled_until_it_begins(gate: Gate) -> None:
@@ -1229,6 +1391,110 @@ def test_async_calls_inside_an_attempt_do_not_deadlock(run: Any) -> None:
 
             assert await retrier.call(NOW(), outer) == "done"
             assert (retrier._slots.free, other._slots.free) == (1, 1)
+
+    run(main)
+
+
+@pytest.mark.parametrize("when", ["begins later", "is under way", "waits"])
+@pytest.mark.parametrize("inner", [1, 2])
+def test_async_a_task_that_outlives_its_attempt(run: Any, when: str, inner: int) -> None:
+    """Its call has no slot of an attempt that is over; what it had borrowed is its own now, not free (RTY-20)."""
+    live, most = [0], [0]
+
+    async def main() -> None:
+        async with AsyncRetrier(1) as retrier, AsyncRetrier(1) as other, anyio.create_task_group() as group:
+            go, opened = anyio.Event(), anyio.Event()
+
+            async def busy() -> None:
+                live[0] += 1
+                most[0] = max(most[0], live[0])
+                await opened.wait()
+                live[0] -= 1
+
+            async def child() -> None:
+                await go.wait()
+                await retrier.call(NOW(), busy)
+
+            async def parent() -> None:
+                for _ in range(2 if when == "waits" else 1):
+                    group.start_soon(child)
+                if when != "begins later":
+                    go.set()
+                    await until_settled(lambda: live[0] == 1 and len(retrier._slots.waiting) == (when == "waits"))
+
+            async def around() -> None:
+                await other.call(NOW(), parent)
+
+            await retrier.call(NOW(), parent if inner == 1 else around)
+            group.start_soon(retrier.call, NOW(), busy)
+            await until_settled(lambda: live[0] == 1)
+            go.set()
+            expected = {"begins later": 1, "is under way": 1, "waits": 2}[when]
+            await until_settled(lambda: len(retrier._slots.waiting) == expected)
+            assert (live[0], retrier._slots.free) == (1, 0)
+            opened.set()
+        assert (retrier._slots.free, other._slots.free) == (1, 1)
+
+    run(main)
+    assert most[0] == 1
+
+
+async def until_settled(true: Callable[[], bool]) -> None:
+    """Let the other tasks run until it is so."""
+    while not true():
+        await checkpoint()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_async_slots_are_neither_lost_nor_made(run: Any, seed: int) -> None:
+    """However calls nest, outlive each other, fail and are cancelled: chains of lenders and free slots are the bound."""
+    dice, limit = random.Random(seed), 1 + seed % 3
+
+    async def main() -> None:
+        async with AsyncRetrier(limit) as retrier, AsyncRetrier(99) as other, anyio.create_task_group() as group:
+            slots, held, calls = retrier._slots, set[Any](), [60]
+
+            def check() -> None:
+                assert sum(slot.lender is None for slot in held if not slot.over) <= limit - slots.free
+                for waiter in slots.waiting:
+                    lender = waiter.slot.around()
+                    assert not slots.free
+                    assert lender is None or lender.borrower is not None
+
+            async def fn(depth: int) -> None:
+                slot = _held.get()
+                while slot is not None:
+                    if slot.slots is slots:
+                        held.add(slot)
+                    slot = slot.outer
+                for _ in range(dice.randrange(3)):
+                    check()
+                    await checkpoint()
+                    if depth < 4 and calls[0] > 0:
+                        calls[0] -= 1
+                        if dice.random() < 0.4:
+                            group.start_soon(call, depth + 1)
+                        else:
+                            await call(depth + 1)
+                if dice.random() < 0.3:
+                    raise OSError
+
+            async def call(depth: int) -> None:
+                which = other if dice.random() < 0.2 else retrier
+                with suppress(OSError), anyio.CancelScope() as scope:
+                    if dice.random() < 0.2:
+                        group.start_soon(cancel, scope)
+                    await which.call(NOW(attempts=2), fn, depth)
+
+            async def cancel(scope: anyio.CancelScope) -> None:
+                for _ in range(dice.randrange(6)):
+                    await checkpoint()
+                scope.cancel()
+
+            for _ in range(6):
+                group.start_soon(call, 0)
+        assert (slots.free, other._slots.free) == (limit, 99)
+        assert not slots.waiting
 
     run(main)
 

@@ -207,6 +207,69 @@ def test_every_deadline_is_kept() -> None:
     dog.close()
 
 
+def no_thread(*_: object) -> None:
+    """In place of what would start one."""
+    msg = "can't start new thread"
+    raise RuntimeError(msg)
+
+
+def test_without_a_thread_nothing_is_promised(dog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`publish` and `call_at` say so, and what they were told is not done later, by a thread that does start."""
+    called: list[str] = []
+    cell, later = [1], threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start"):
+            dog.call_at(monotonic() - 1, lambda: called.append("a timer"))
+        with pytest.raises(RuntimeError, match="can't start"):
+            dog.post().publish(monotonic() - 1, cell, lambda _: called.append("a limit"))
+        with pytest.raises(RuntimeError, match="can't start"):
+            dog.ensure()
+    dog.call_at(monotonic(), later.set)
+    assert later.wait(LIMIT)
+    assert called == []
+
+
+def test_a_thread_that_another_got_meanwhile_is_enough(dog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has seen what was told: so there is nothing to raise, and nobody acts on it twice."""
+    done: list[object] = []
+
+    def look_then_fail(_: float) -> None:
+        dog._state.look()
+        no_thread()
+
+    monkeypatch.setattr(dog._state, "nudge", look_then_fail)
+    dog.call_at(monotonic() - 1, lambda: done.append("a timer"))
+    dog.post().publish(monotonic() - 1, ["a limit"], done.append)
+    assert done == ["a timer", "a limit"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_interrupted_while_it_starts(dog: Watchdog, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """There is one thread afterwards, whether the interrupted start had got as far as that or not."""
+    plain, threads = threading.Thread.start, []
+
+    def start(thread: Any) -> None:
+        threads.append(thread)
+        if there:
+            plain(thread)
+            while thread._args[0]:  # its ticket
+                threading.Event().wait(0)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            dog.ensure()
+    if not there:
+        plain(threads[0])
+        assert ended(threads[0])
+    done = threading.Event()
+    dog.call_at(monotonic(), done.set)
+    assert done.wait(LIMIT)
+    assert (dog._state.thread is threads[0]) == there
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
     """Nothing of the parent's is pending there, and a new deadline starts a thread."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hypothesis import strategies as st
+
 from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.fanout._play import Scenario, Stage, for_all, mixed, play
+from pytest_flowcheck.suites.fanout._play import Scenario, Stage, for_all, mixtures, play
 from pytest_flowcheck.suites.fanout._shared import (
     Act,
     Script,
@@ -41,7 +43,7 @@ def at_most_so_many_are_in_flight(lab: Lab) -> None:
         play(lab, stage, scenario)
         _bounded(lab, scenario.bound)
 
-    for_all(lab, judge, mixed(lab).filter(lambda s: len(s.acts) > 1), examples=20)
+    for_all(lab, judge, st.one_of(mixtures(lab)).filter(lambda s: len(s.acts) > 1), examples=20)
     for bound in (1, 2):
         lab.fresh()
         with lab.instance() as it:

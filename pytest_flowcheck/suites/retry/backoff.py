@@ -164,8 +164,6 @@ def attempts_stay_within_the_bound(lab: Lab) -> None:
         lab.open_all()
         lab.until(lambda: all_done(started), "all calls come back once all gates are open", hung=True)
         _within(lab, workers)
-        for call in started:
-            lab.check(call.returned and call.value == "result 2", f"{call.what} {ended(call)}", "its own result")
 
 
 def _within(lab: Lab, workers: int) -> None:

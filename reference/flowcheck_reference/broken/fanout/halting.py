@@ -10,7 +10,7 @@ from contextvars import copy_context
 from typing import Any
 
 from flowcheck_reference.broken.fanout._sound import NOTHING, AsyncEngine, Engine, Run, Sound, SoundAsync
-from pytest_flowcheck.protocols import Failed, Halt, Outcome, breaks
+from pytest_flowcheck.protocols import Failed, Halt, Outcome, Skipped, breaks
 
 
 @breaks("FAN-07", "FAN-24")
@@ -107,11 +107,13 @@ class HaltedByTheFirstToCome(Sound):
 
 @breaks("FAN-09", "FAN-15")
 class HaltedByTheFirstToComeOnTheLoop(SoundAsync):
-    """Later halts are taken for cancelled items and left out."""
+    """Later halts are taken for items that were skipped."""
 
     class Fanout(AsyncEngine):
         def failed(self, run: Run, index: int, error: BaseException) -> None:
-            if not (run.stopped and isinstance(error, Halt)):
+            if run.stopped and isinstance(error, Halt):
+                run.outcomes[index] = Skipped()
+            else:
                 super().failed(run, index, error)
 
 
