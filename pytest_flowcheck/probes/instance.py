@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from pytest_flowcheck.errors import AdapterError, NotTestable
@@ -245,7 +244,7 @@ class TrioLoop(Looping):
                 await self._drained.wait()
 
     def _spawn(self, call: LoopCall[Any]) -> None:
-        self._token.run_sync_soon(partial(call.context.run, self._start, call))
+        self._token.run_sync_soon(lambda: call.context.run(self._start, call))
 
     def _start(self, call: LoopCall[Any]) -> None:
         self._running.add(call)

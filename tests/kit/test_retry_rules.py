@@ -53,7 +53,6 @@ def test_correct_subjects_keep_every_rule(name: str, backend: str, silent: set[s
     ("broken", "sound", "backend"),
     [
         ("machine:GivesUpAfterTwoErrors", "_sound:Sound", "asyncio"),
-        ("timeouts:OneWorkerForTheWholeCall", "_sound:Sound", "asyncio"),
         ("machine:AnErrorAfterATimeoutIsFinal", "_sound:SoundAsync", "asyncio"),
         ("machine:AnErrorAfterATimeoutIsFinal", "_sound:SoundAsync", "trio"),
     ],

@@ -215,7 +215,7 @@ def _meeting(first_act: SearchStrategy[Act], second_act: SearchStrategy[Act]) ->
         first = places[0] % (bound - 1)
         second = first + 1 + places[1] % (bound - 1 - first)
         stopping: dict[int, Act] = {first: acts[0], second: acts[1]}
-        whole = tuple(stopping.get(item, "ok") for item in range(bound + behind))
+        whole: tuple[Act, ...] = tuple(stopping.get(item, "ok") for item in range(bound + behind))
         return Scenario(bound, whole, False, (second, *picks))
 
     return st.builds(
