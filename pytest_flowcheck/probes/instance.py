@@ -193,7 +193,7 @@ class AsyncioLoop(Looping):
 
     def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self._lab.uncaught.append(f"asyncio: {context.get('message')}{f': {error!r}' if error is not None else ''}")
+        self._lab.on_loops.append(f"asyncio: {context.get('message')}{f': {error!r}' if error is not None else ''}")
 
     def _spawn(self, call: LoopCall[Any]) -> None:
         self._loop.call_soon_threadsafe(self._start, call)

@@ -53,7 +53,7 @@ class Lab:
         seed: for hypothesis, pinned per run and printed in the certificate.
         facet: the rule's.
         adopt: is told the native id of each thread that is the kit's own.
-        uncaught: where errors end that nobody caught: of threads, finalisers and loops.
+        uncaught: where errors of threads and finalisers end that nobody caught.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Lab:
         uncaught: list[str] | None = None,
     ) -> None:
         self.subject, self.facet, self.seed = subject, facet, seed
-        self.uncaught: list[str] = [] if uncaught is None else uncaught
+        self.on_loops: list[str] = []
+        """What loops of this lab told their exception handlers. A loop may tell it long after: then it is this rule's still."""
+        self._in_process: list[str] = [] if uncaught is None else uncaught
         self.benches: list[probes.Bench] = []
         self.grade: Grade = "proven"
         self.observed_because = ""
@@ -99,6 +101,11 @@ class Lab:
     def claims(self, capability: str) -> bool:
         """Whether the subject claims this capability (or trait) of the rule's facet."""
         return capability in self.subject.claims.get(self.facet, ())
+
+    @property
+    def uncaught(self) -> list[str]:
+        """Errors that nobody caught, a line for each: of threads, finalisers and this rule's loops."""
+        return [*self._in_process, *self.on_loops]
 
     def declared(self, choice: str) -> str:
         """The subject's choice where the rule judges *as declared*."""

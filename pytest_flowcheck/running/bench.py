@@ -99,8 +99,6 @@ class Bench:
             finally:
                 self._let_threads_end()
                 self.harness.rule_ended()
-        if self._noted:
-            finding = dataclasses.replace(finding, evidence={**finding.evidence, "uncaught": self._noted[:20]})
         return _plain(finding)
 
     def _let_threads_end(self) -> None:

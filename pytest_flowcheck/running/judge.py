@@ -303,6 +303,8 @@ def _evidence(lab: Lab, outcome: Outcome, hang: Judgement | None) -> dict[str, o
         evidence["example"] = lab.example
     if lab.script is not None:
         evidence["script"] = lab.script()
+    if uncaught := lab.uncaught:
+        evidence["uncaught"] = uncaught[:20]
     if lab.observed_because:
         evidence["observed_because"] = lab.observed_because
     if hang is not None:
