@@ -204,7 +204,8 @@ def no_error_is_lost(lab: Lab) -> None:
         lab.open("item(1)")
         lab.settle()  # it is at its second gate then
         let_go(lab, "item(0)")
-        lab.settle()  # the subject has noticed: one that leaves at the first error has left
+        # the subject has noticed: a loop cancels item 1, threads wait for it, and one that leaves at the first has left
+        lab.settle()
         lab.open(SECOND_GATE)
         over(lab, "item(1)")
         lab.open_all()
