@@ -42,7 +42,7 @@ def certify(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def selftest(session: nox.Session) -> None:
     """Every broken engine is caught by exactly its rules."""
-    session.install(".")
+    session.install(".[trio]")
     session.run("pytest", "--flowcheck-selftest", *session.posargs)
 
 
