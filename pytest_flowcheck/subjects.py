@@ -70,6 +70,19 @@ class Subject:
         return cast("ErrorMap", getattr(self.target, "errors", {})) if self.is_adapter else {}
 
     @property
+    def sibling(self) -> Subject | None:
+        """The same library's other way in, such as its `run` for its `arun`; None where the adapter names none.
+
+        Raises:
+            UsageError: what it names is no adapter.
+        """
+        other: type | None = getattr(self.target, "sibling", None) if self.is_adapter else None
+        if other is None:
+            return None
+        where = f"{other.__module__}:{other.__qualname__}"
+        return _understand(where, where, other)
+
+    @property
     def source(self) -> str:
         """Lines of Python that make the adapter, as `subject`, in a program without the kit's own loading."""
         module, _, attribute = self.spec.rpartition(":")
@@ -449,6 +462,13 @@ def _read_off(subject: Subject, facet: str) -> frozenset[str]:
     except Exception as error:
         asked = ", ".join(f"{name}={value!r}" for name, value in protocol.OPENS.items())
         raise UsageError(f"subject {subject.spec!r}: {facet}({asked}) raised {_one_line(error)}") from error
+
+
+def read_off_backend(facet: str, claimed: AbstractSet[str], backend: str) -> frozenset[str]:
+    """`{"trio"}` for an instance that runs on trio, in a facet that has rules of their own for that."""
+    protocol = _protocol(facet)
+    asks = protocol is not None and backend in protocol.READ_OFF
+    return frozenset({backend}) if asks and "async" in claimed else frozenset()
 
 
 def with_claims(subject: Subject, claims: Mapping[str, AbstractSet[str]]) -> Subject:

@@ -116,15 +116,15 @@ class Lab:
         return error is not None and is_a(error, kind, self.subject.errors)
 
     @contextmanager
-    def instance(self, **options: Any) -> Generator[Instance]:
+    def instance(self, *, of: Subject | None = None, **options: Any) -> Generator[Instance]:
         """A fresh instance of the rule's facet, of either colour. Leaving opens every gate first, then leaves it.
 
-        Calls are made by `instance.start('call', lambda it: it.call(...))`, which gives a `Call`.
+        Calls are made by `instance.start('call', lambda it: it.call(...))`, which gives a `Call`. `of`: of another
+        subject, the sibling.
         """
         self.gates.shut_all()
-        with opened(
-            self, self.subject.open(self.facet, **options), self.subject.spec, self.subject.backend
-        ) as instance:
+        subject = of or self.subject
+        with opened(self, subject.open(self.facet, **options), subject.spec, subject.backend) as instance:
             try:
                 yield instance
             except Judgement as judgement:

@@ -54,5 +54,8 @@ class Adapter:
     variables: ClassVar[Mapping[str, str]] = {}
     """The environment variable that overrides a setting, such as `X_MAX_WORKERS` for `max_workers`."""
 
+    sibling: ClassVar[type | None] = None
+    """The adapter of the same library's blocking way in, for rules that compare the two (FLO-14)."""
+
     def warm_up(self) -> None:
         """Pay once, before any rule runs, for what the first use costs (imports, compilation). Holds nothing open."""

@@ -201,6 +201,8 @@ def _load(spec: str, extra: Mapping[str, str]) -> list[Column]:
 
 def _columns(asked: str, subject: Subject) -> list[Column]:
     """One for each loop library: the first has every facet, the others those that run on a loop."""
+    from pytest_flowcheck import subjects
+
     looping = {facet: claimed for facet, claimed in subject.claims.items() if "async" in claimed}
     backends = subject.backends if looping else subject.backends[:1]
     return [
@@ -210,7 +212,8 @@ def _columns(asked: str, subject: Subject) -> list[Column]:
             version=subject.version,
             spec=subject.spec,
             claims={
-                facet: sorted(claimed) for facet, claimed in sorted((looping if number else subject.claims).items())
+                facet: sorted(claimed | subjects.read_off_backend(facet, claimed, backend))
+                for facet, claimed in sorted((looping if number else subject.claims).items())
             },
             declares={facet: dict(choices) for facet, choices in subject.declares.items()},
             backend=backend,
