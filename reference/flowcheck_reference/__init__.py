@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from .fanout import Halt as Halt
     from .fanout import Record as Record
     from .fanout import records_of as records_of
+    from .flow import Engine as Engine
+    from .flow import Event as Event
+    from .flow import Flow as Flow
+    from .flow import FlowError as FlowError
+    from .flow import NodeResult as NodeResult
+    from .flow import Result as Result
+    from .flow import result_of as result_of
     from .retry import AsyncRetrier as AsyncRetrier
     from .retry import AttemptTimeout as AttemptTimeout
     from .retry import Retrier as Retrier
@@ -23,19 +30,27 @@ __all__ = [
     "AsyncFanout",
     "AsyncRetrier",
     "AttemptTimeout",
+    "Engine",
+    "Event",
     "Executor",
     "Fanout",
+    "Flow",
+    "FlowError",
     "Halt",
+    "NodeResult",
     "Record",
+    "Result",
     "Retrier",
     "RetryPolicy",
     "TooManyAbandonedError",
     "records_of",
+    "result_of",
 ]
 
 _HOME: Final = {
     "Executor": "executor",
     **dict.fromkeys(("AsyncFanout", "Fanout", "Halt", "Record", "records_of"), "fanout"),
+    **dict.fromkeys(("Engine", "Event", "Flow", "FlowError", "NodeResult", "Result", "result_of"), "flow"),
     **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
 }
 

@@ -169,7 +169,7 @@ class Trial(Generic[T]):
 
 
 class Lane:
-    """One worker's way through calls of one policy, one after another, for bulk work.
+    """One worker's way through calls under a policy, one after another, for bulk work.
 
     A call that goes well takes no lock and no other thread: what its limit costs is the clock, three small objects and
     a store. Make one in the worker, call `run` for each item, `leave` at the end.
@@ -194,6 +194,10 @@ class Lane:
         self._context = context
         self._pool, self._worker = pool, worker
         self._post = crew.watchdog.post()
+
+    def under(self, policy: RetryPolicy) -> None:
+        """The next call's policy. Not while one is under way."""
+        self._policy, self._limit = policy, policy.timeout
 
     def run(self, key: Any, fn: Callable[..., T], *args: Any) -> T | Away:
         """`fn(*args)` under the policy, in a copy of the context; `key` is the trial's, should it come to one.

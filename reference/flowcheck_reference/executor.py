@@ -69,7 +69,19 @@ class _Here(threading.local):
 here = _Here()
 
 
-class Item(Protocol):
+class Awaited(Protocol):
+    """What a worker may wait for, in the pool's eyes."""
+
+    def queued(self) -> bool:
+        """Does it need a worker, and has none?"""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Is it over?"""
+        raise NotImplementedError
+
+
+class Item(Awaited, Protocol):
     """What may stand in a pool's queue: a `Task`, or what another part of the engine makes to stand there.
 
     Guarantees asked of it: whoever claims it first has it, the others find nothing to do; no method raises.
@@ -86,14 +98,6 @@ class Item(Protocol):
 
     def cancel(self) -> bool:
         """Never do it, if nobody has it yet."""
-        raise NotImplementedError
-
-    def queued(self) -> bool:
-        """Does it need a worker, and has none?"""
-        raise NotImplementedError
-
-    def done(self) -> bool:
-        """Is it over?"""
         raise NotImplementedError
 
 
@@ -301,7 +305,7 @@ class Pool:
                 raise RuntimeError(msg)
 
     def rouse(self) -> bool:
-        """Wake one worker, who wakes the next, or start as many as are missing. False: no thread is to be had.."""
+        """Wake one worker, who wakes the next, or start as many as are missing. False: no thread is to be had."""
         if self.waking or not self.queue:
             return True
         if self.idle:
@@ -442,7 +446,7 @@ class Pool:
         for task in tasks:
             task.fail(BrokenThreadPool(why))
 
-    def wait_begins(self, task: Item) -> tuple[bool, bool]:
+    def wait_begins(self, task: Awaited) -> tuple[bool, bool]:
         """A worker is about to wait for `task`. Does it lend its slot? Is somebody on his way, if needed?"""
         worker = here.worker
         with self.lock:
@@ -458,7 +462,7 @@ class Pool:
                 worker.waits += 1
             return lends, self.rouse()
 
-    def serve(self, task: Item) -> None:
+    def serve(self, task: Awaited) -> None:
         """No thread is to be had for the queue that `task` may depend on: better on top of this one than never."""
         while not task.done():
             try:

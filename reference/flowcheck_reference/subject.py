@@ -6,27 +6,31 @@ rule of its facets: that they can be kept is what the engine is for.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from concurrent.futures import Executor as Anyone
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pytest_flowcheck.protocols import Body, Failed, Invalid, Ok, Outcome
+from pytest_flowcheck.protocols import Body, Closed, Failed, Invalid, Ok, Outcome, Refused, Skipped, Unsupported
 from pytest_flowcheck.protocols import Halt as Halts
+from pytest_flowcheck.protocols.flow import Graph, Run
+from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
 
 from . import __version__
 from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record
+from .flow import Engine, Flow, Result, result_of
 from .retry import AsyncRetrier, Retrier, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 RETRY = frozenset({"timeout", "bounded", "history", "context", "policy", "fence"})
 FANOUT = frozenset({"halt", "continue", "coerce", "lazy", "nested", "context"})
+FLOW = frozenset({"attempts", "context", "continue", "executor", "mixed", "resize", "resources", "sizing"})
 
 
 class Reference:
@@ -38,8 +42,14 @@ class Reference:
         "executor": frozenset({"threads", "cancel_futures", "initializer", "nested", "context", "resize"}),
         "retry": RETRY,
         "fanout": FANOUT,
+        "flow": FLOW,
     }
-    errors: Mapping[type[BaseException], tuple[type[BaseException], ...]] = {Invalid: (ValueError, TypeError)}
+    errors: Mapping[type[BaseException], tuple[type[BaseException], ...]] = {
+        Invalid: (ValueError, TypeError),
+        Closed: (RuntimeError,),
+        Refused: (RuntimeError,),
+    }
+    variables: Mapping[str, str] = {"max_workers": "FLOWCHECK_MAX_WORKERS"}
 
     def executor(
         self, *, max_workers: int, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
@@ -59,14 +69,29 @@ class Reference:
         with Fanout() as fanout:
             yield _Fanout(fanout)
 
+    @contextmanager
+    def flow(
+        self,
+        *,
+        max_workers: int | None = None,
+        executor: Anyone | None = None,
+        make: Body[[], Any] | None = None,
+        given: Any = None,
+    ) -> Generator[_Flow]:
+        """A fresh engine."""
+        with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
+            yield _Flow(engine, make or _unmade)
+
 
 class ReferenceAsync:
     """The side that is awaited."""
 
     name: str = "reference-async"
     version: str = __version__
-    claims: Mapping[str, AbstractSet[str]] = {"retry": RETRY, "fanout": FANOUT}
+    claims: Mapping[str, AbstractSet[str]] = {"retry": RETRY, "fanout": FANOUT, "flow": FLOW}
     errors = Reference.errors
+    variables = Reference.variables
+    sibling: type = Reference
     backends: tuple[str, ...] = ("asyncio", "trio")
 
     @asynccontextmanager
@@ -80,6 +105,19 @@ class ReferenceAsync:
         """A fresh fan-out."""
         async with AsyncFanout() as fanout:
             yield _AsyncFanout(fanout)
+
+    @asynccontextmanager
+    async def flow(
+        self,
+        *,
+        max_workers: int | None = None,
+        executor: Anyone | None = None,
+        make: Body[[], Any] | None = None,
+        given: Any = None,
+    ) -> AsyncGenerator[_AsyncFlow]:
+        """A fresh engine."""
+        async with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
+            yield _AsyncFlow(engine, _unmade if make is None else make.aio)
 
 
 class _Retry:
@@ -161,3 +199,96 @@ def _outcomes(records: Iterable[Record[T]]) -> list[Outcome[T]]:
             how = record.status if record.status != "ok" else "failed"
             outcomes.append(Failed(own, how, record.id))
     return outcomes
+
+
+class _Flow:
+    def __init__(self, engine: Engine, make: Callable[[], Any]) -> None:
+        self._engine, self._make = engine, make
+
+    def run(self, graph: Graph, input: Any = None, *, max_workers: int | None = None) -> Run:  # noqa: A002
+        try:
+            result = self._engine.run(_flow(graph, aio=False), input, max_workers=max_workers, on_error="continue")
+        except BaseException as error:  # noqa: BLE001  a node's SystemExit, say
+            result = _attached(error)
+        return _run(result)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def resource(self) -> Any:
+        return self._engine.resource("shared", self._make)
+
+
+class _AsyncFlow:
+    def __init__(self, engine: Engine, make: Callable[[], Any]) -> None:
+        self._engine, self._make = engine, make
+
+    async def run(self, graph: Graph, input: Any = None, *, max_workers: int | None = None) -> Run:  # noqa: A002
+        try:
+            flow = _flow(graph, aio=True)
+            result = await self._engine.arun(flow, input, max_workers=max_workers, on_error="continue")
+        except BaseException as error:  # noqa: BLE001  a node's SystemExit, say
+            result = _attached(error)
+        return _run(result)
+
+    async def close(self) -> None:
+        await self._engine.aclose()
+
+    async def resource(self) -> Any:
+        return await self._engine.aresource("shared", self._make)
+
+
+def _attached(error: BaseException) -> Result:
+    """The result that a node's SystemExit has with it, which is raised whatever `on_error` says; or raise `error`."""
+    result = result_of(error)
+    if result is None:
+        raise error
+    return result
+
+
+def _given(given: Any) -> dict[str, Any]:
+    return {} if given is None else {"shared": given}
+
+
+def _unmade() -> Any:
+    raise Unsupported("nobody said how to make it")
+
+
+def _flow(graph: Graph, *, aio: bool) -> Flow:
+    """The kit's graph, in the engine's terms."""
+    flow = Flow("certified")
+    for node in graph.nodes:
+        as_async = aio if node.kind == "own" else node.kind == "async"
+        policy = None if node.policy == Asked() else _policy(node.policy)
+        call = (_AsyncNode if as_async else _Node)(node.body, node.needs)
+        flow.add(call, id=node.id, needs=("input", *node.needs), policy=policy)
+    return flow
+
+
+class _Node:
+    """A body, called as the engine calls its nodes. Pickles as the body does."""
+
+    def __init__(self, body: Body[[Any, Mapping[str, Any]], Any], needs: tuple[str, ...]) -> None:
+        self.body, self.needs = body, needs
+        self.__name__ = self.__qualname__ = body.__name__
+
+    def __call__(self, value: Any, *outputs: Any) -> Any:
+        return self.body(value, dict(zip(self.needs, outputs, strict=True)))
+
+
+class _AsyncNode(_Node):
+    async def __call__(self, value: Any, *outputs: Any) -> Any:
+        return await self.body.aio(value, dict(zip(self.needs, outputs, strict=True)))
+
+
+def _run(result: Result) -> Run:
+    """In the kit's words."""
+    nodes: dict[str, Outcome[Any]] = {}
+    for own, node in result.nodes.items():
+        if node.status == "ok":
+            nodes[own] = Ok(node.value)
+        elif node.error is not None:
+            nodes[own] = Failed(node.error, "cancelled" if node.status == "cancelled" else "failed")
+        else:
+            nodes[own] = Skipped(node.because)
+    return Run(result.status, nodes, result.error)

@@ -1,0 +1,298 @@
+"""Nodes on any `concurrent.futures.Executor` of the caller's: threads, processes, a cluster (FLO-20).
+
+Each node is one `submit`, and its future's callback settles it, in whichever thread calls that. Nothing but the node's
+function and its arguments travels: what an executor of processes needs is that they pickle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from flowcheck_reference._attempts import decide
+from flowcheck_reference._policy import RetryPolicy
+from flowcheck_reference._watchdog import Watchdog
+from flowcheck_reference._window import lanes_for
+
+from .run import Entry, Run
+
+
+class ForeignCarrier:
+    """A run's side of the executor.
+
+    Guarantees:
+    - At most `run.limit` nodes are submitted and not done; what waits for a place waits here, not in the executor.
+    - `submit` may run the call at once, and call back inside: so no callback launches anything on top of another. Who
+      finds `pumping` taken leaves what he has in `ready`, for whoever has it (`pump`).
+    - The executor is never shut down.
+
+    A worker's death is an error of the node's future like any other, and retried where the policy says so.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        executor: futures.Executor,
+        watchdog: Watchdog,
+        elsewhere: Callable[[Entry], Callable[[Entry], object] | None],
+    ) -> None:
+        self.run, self.executor, self.watchdog, self.elsewhere = run, executor, watchdog, elsewhere
+        self.pumping = threading.Lock()
+        self.again = False
+        self.shares_context = type(executor) is futures.ThreadPoolExecutor  # a subclass may send calls elsewhere
+        self.sent: set[futures.Future[Any]] = set()
+
+    def start(self) -> None:
+        """Have the run begin."""
+        self.run.begin()
+        self.pump()
+
+    def launch(self, entry: Entry) -> None:
+        """Submit it, in the place that was counted for it; now, or as soon as who is at it comes to it."""
+        self.run.ready.appendleft(entry)
+        with self.run.lock:
+            self.run.active -= 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Submit what is ready, as long as there are places."""
+        run = self.run
+        self.again = True
+        while self.again and self.pumping.acquire(blocking=False):
+            try:
+                self.again = False
+                while run.ready and run.active < run.limit:
+                    entry = run.take()
+                    if entry is None:
+                        break
+                    with run.lock:
+                        run.active += 1
+                    (self.elsewhere(entry) or self.begin)(entry)
+            finally:
+                self.pumping.release()
+
+    def begin(self, entry: Entry) -> None:
+        """Submit a node's first attempt, or its next one."""
+        course = entry if isinstance(entry, _Course) else self.course(entry)
+        try:
+            course.advance()
+        except BaseException as error:  # noqa: BLE001  `submit` itself: it takes no more work
+            self.settle(course, None, error)
+
+    def course(self, entry: Entry) -> _Course:
+        """A node's way."""
+        assert isinstance(entry, int)
+        run = self.run
+        run.arrays.started[entry] = monotonic()
+        if run.emits:
+            run.tell("node started", entry)
+        return (_Each if run.plan.nodes[entry].each else _Course)(self, entry)
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], done: Callable[[futures.Future[Any]], object]) -> None:
+        """One call."""
+        if self.shares_context:
+            future = self.executor.submit(self.run.base.copy().run, fn, *args)
+        else:
+            future = self.executor.submit(fn, *args)
+        self.sent.add(future)
+        future.add_done_callback(self.sent.discard)
+        future.add_done_callback(done)
+
+    def settle(self, course: _Course, value: Any, error: BaseException | None) -> None:
+        """A node is over."""
+        run = self.run
+        try:
+            if error is None:
+                entry = run.succeed(course.node, value)
+            else:
+                dropped = run.stopped and isinstance(error, futures.CancelledError)
+                entry = run.fail(course.node, error, cancelled=dropped)
+        except BaseException as broken:  # noqa: BLE001  not the node's: no memory, say
+            run.crash(broken)
+            return
+        if entry is not None:
+            run.ready.appendleft(entry)
+        with run.lock:
+            run.active -= 1
+        self.pump()
+
+    def withdraw(self) -> None:
+        """The run was stopped: what the executor hasn't begun needn't be."""
+        if self.run.stopped:
+            for future in tuple(self.sent):
+                future.cancel()
+
+
+class _Course:
+    """A node on its way through its attempts."""
+
+    def __init__(self, carrier: ForeignCarrier, node: int) -> None:
+        self.carrier, self.number = carrier, node
+        plan, values = carrier.run.plan, carrier.run.arrays.values
+        self.fn = plan.fns[node]
+        self.args = tuple(values[i] for i in plan.args[node])
+        self.policy = plan.policies[node]
+        self.attempts = 0
+        self.errors: list[BaseException] = []
+
+    @property
+    def node(self) -> int:
+        """Its number."""
+        return self.number
+
+    def advance(self) -> None:
+        """Submit the next attempt."""
+        self.attempts += 1
+        if self.attempts > 1:
+            self.carrier.run.arrays.attempts[self.node] = self.attempts
+        self.carrier.submit(self.fn, self.args, self.landed)
+
+    def landed(self, future: futures.Future[Any]) -> None:
+        """It is done, somehow."""
+        error = error_of(future)
+        if error is None:
+            self.carrier.settle(self, future.result(), None)
+            return
+        delay = again(self.policy, self.errors, error) if not self.carrier.run.stopped else error
+        if isinstance(delay, BaseException):
+            self.carrier.settle(self, None, delay)
+            return
+        run = self.carrier.run
+        run.resting[self.node] = self
+        with run.lock:
+            run.active -= 1
+        if run.stopped:  # who stopped it before this saw nothing
+            run.stop()
+        elif delay:
+            with suppress(RuntimeError):  # no thread for the watchdog: at once, then
+                self.carrier.watchdog.call_at(monotonic() + delay, self.rested)
+                self.carrier.pump()
+                return
+        self.rested()
+
+    def rested(self) -> None:
+        """The wait before the next attempt is over."""
+        run = self.carrier.run
+        if run.resting.pop(self.node, None) is not None:
+            run.ready.appendleft(self)
+        self.carrier.pump()
+
+    def give_up(self) -> BaseException:
+        """Unwanted, it ends as its last attempt did."""
+        return self.errors[-1]
+
+
+class _Each(_Course):
+    """A fan-out node: one call for each item, so many at a time."""
+
+    def __init__(self, carrier: ForeignCarrier, node: int) -> None:
+        super().__init__(carrier, node)
+        wide = carrier.run.plan.nodes[node].max_concurrency
+        self.width = carrier.run.limit if wide is None else lanes_for(wide)
+        self.items: Iterator[tuple[int, Any]] = iter(())
+        self.results: dict[int, Any] = {}
+        self.out = 0
+        """Submitted, not done."""
+        self.lock, self.turn = threading.Lock(), threading.Lock()
+        self.again = False
+        self.failed: BaseException | None = None
+        self.over = False
+
+    def advance(self) -> None:
+        """Begin."""
+        self.attempts = 1
+        self.items = enumerate(iter(self.args[0]))
+        self.more()
+
+    def more(self) -> None:
+        """Submit as many as there is room for; settle once nothing is left. As `ForeignCarrier.pump`."""
+        self.again = True
+        while self.again and self.turn.acquire(blocking=False):
+            try:
+                self.again = False
+                while not self.over and self.out < self.width:
+                    self.next()
+            finally:
+                self.turn.release()
+
+    def next(self) -> None:
+        """The next item; or the end, if nothing is out any more."""
+        carrier = self.carrier
+        item: tuple[int, Any] | None = None
+        if self.failed is None and not carrier.run.stopped:
+            try:
+                item = next(self.items, None)
+            except BaseException as error:  # noqa: BLE001  the iterator's own
+                self.failed = error
+        if item is not None:
+            with self.lock:
+                self.out += 1
+            self.call(*item, [])
+            return
+        self.width = 0
+        if not self.out:
+            self.over = True
+            failed = self.failed
+            if failed is None and carrier.run.stopped:
+                failed = futures.CancelledError()
+            results = [self.results[i] for i in range(len(self.results))] if failed is None else None
+            carrier.settle(self, results, failed)
+
+    def call(self, index: int, item: Any, errors: list[BaseException]) -> None:
+        """One attempt of one item."""
+        if errors and self.carrier.run.stopped:
+            self.item_ends(index, None, errors[-1])
+            return
+        try:
+            self.carrier.submit(self.fn, (item,), partial(self.item_landed, index, item, errors))
+        except BaseException as error:  # noqa: BLE001  `submit` itself
+            self.item_ends(index, None, error)
+
+    def item_landed(self, index: int, item: Any, errors: list[BaseException], future: futures.Future[Any]) -> None:
+        """An attempt is done, somehow."""
+        error = error_of(future)
+        if error is None:
+            self.item_ends(index, future.result(), None)
+            return
+        delay = again(self.policy, errors, error) if not self.carrier.run.stopped else error
+        if isinstance(delay, BaseException):
+            self.item_ends(index, None, delay)
+            return
+        try:
+            self.carrier.watchdog.call_at(monotonic() + delay, partial(self.call, index, item, errors))
+        except RuntimeError:  # no thread for the watchdog
+            self.call(index, item, errors)
+
+    def item_ends(self, index: int, value: Any, error: BaseException | None) -> None:
+        """An item is over."""
+        with self.lock:
+            self.out -= 1
+            if error is None:
+                self.results[index] = value
+            elif self.failed is None:
+                self.failed = error
+            if not self.out and not self.width:
+                self.width = 1  # the last of all: `next` finds so
+        self.more()
+
+
+def error_of(future: futures.Future[Any]) -> BaseException | None:
+    """Why it has no result, if so."""
+    return futures.CancelledError("the executor dropped the call") if future.cancelled() else future.exception()
+
+
+def again(policy: RetryPolicy | None, errors: list[BaseException], error: BaseException) -> float | BaseException:
+    """Seconds to wait before the next attempt; or the error to end with."""
+    if policy is None:
+        return error
+    errors.append(error)
+    told = errors.copy()
+    try:
+        return decide(policy, told)
+    except BaseException as last:  # noqa: BLE001  it is the node's
+        return last

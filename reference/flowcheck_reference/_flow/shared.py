@@ -1,0 +1,115 @@
+"""What all runs of an engine share, by name: given, or made once by whoever asks first (FLO-15)."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from logging import Logger
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class _Making:
+    """Somebody makes it. `rings`: whom to tell when he is through."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.rings: list[Callable[[], object]] = []
+
+
+class Shared:
+    """Guarantees: of all that ask for a name at once one makes it, the others wait, threads and tasks alike. If he fails,
+    the error is his, and the next of them makes it.
+    """
+
+    def __init__(self, given: Mapping[str, Any], log: Logger) -> None:
+        self._values: dict[str, Any] = dict(given)
+        self._making: dict[str, _Making] = {}
+        self._made: list[Any] = []
+        self._log = log
+        self._lock = threading.Lock()
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """Blocking. Raises: what `make` raises; RuntimeError: it would wait for something of its own thread."""
+        while key not in self._values:
+            park = threading.Lock()
+            park.acquire()
+            making = self._asks(key, park.release)
+            if making is None:
+                try:
+                    self._keep(key, make())
+                finally:
+                    self._through(key)
+            elif making.thread == threading.get_ident():
+                msg = f"the shared {key!r} is being made in this very thread, which would wait for itself"
+                raise RuntimeError(msg)
+            else:
+                park.acquire()
+        return cast("T", self._values[key])
+
+    async def aget(self, key: str, make: Callable[[], Awaitable[T] | T]) -> T:
+        """Awaited; `make` may be async. Raises: what `make` raises."""
+        import anyio
+
+        from .tasks import soon_here
+
+        while key not in self._values:
+            over, soon = anyio.Event(), soon_here()
+            making = self._asks(key, lambda soon=soon, over=over: soon(over.set))  # type: ignore[misc]
+            if making is None:
+                try:
+                    value = make()
+                    self._keep(key, await value if inspect.isawaitable(value) else value)
+                finally:
+                    self._through(key)
+            else:
+                await over.wait()
+        return cast("T", self._values[key])
+
+    def _asks(self, key: str, ring: Callable[[], object]) -> _Making | None:
+        """Who makes it, and will ring; None: the asker does."""
+        with self._lock:
+            making = self._making.get(key)
+            if making is None:
+                self._making[key] = _Making()
+            else:
+                making.rings.append(ring)
+            return making
+
+    def _keep(self, key: str, value: Any) -> None:
+        self._values[key] = value
+        self._made.append(value)
+
+    def _through(self, key: str) -> None:
+        with self._lock:
+            making = self._making.pop(key)
+        for ring in making.rings:
+            with suppress(Exception):  # a waiter's loop is gone: he waits no more
+                ring()
+
+    def close(self) -> None:
+        """Close what was made here, the last first. What was given is its giver's."""
+        while self._made:
+            value = self._made.pop()
+            self._quietly(value, getattr(value, "close", None))
+
+    async def aclose(self) -> None:
+        """`close`, and await what must be."""
+        while self._made:
+            value = self._made.pop()
+            over = self._quietly(value, getattr(value, "aclose", None) or getattr(value, "close", None))
+            if inspect.isawaitable(over):
+                try:
+                    await over
+                except Exception:  # noqa: BLE001  the others are closed, too
+                    self._log.exception("closing the shared %r failed", value)
+
+    def _quietly(self, value: Any, close: Any) -> Any:
+        try:
+            return close() if callable(close) else None
+        except Exception:  # noqa: BLE001  the others are closed, too
+            self._log.exception("closing the shared %r failed", value)
+            return None

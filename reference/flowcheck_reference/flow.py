@@ -1,0 +1,442 @@
+"""Flows: functions that need each other's results, run in order, side by side where they can (facet `flow`).
+
+    flow = Flow("report")
+
+    @flow.node(policy=RetryPolicy(attempts=3, timeout=10.0))
+    def fetch(input): ...                           # `input` is what the run was given
+
+    @flow.node
+    async def parse(fetch): ...                     # needs what its parameters are named after
+
+    with Engine(max_workers=8) as engine:
+        result = engine.run(flow, "https://…")      # or  await engine.arun(flow, …), on asyncio and trio
+        print(result["parse"], result.nodes["fetch"].attempts)
+
+There is no coordinator and nothing polls. Whoever ends a node counts down what was waiting for it, goes on with one node
+that this made ready, and has others started where there is room. So a chain of blocking nodes costs no thread switch,
+and nodes that don't depend on each other overlap.
+
+Here is what the user sees; `_flow` is the inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent import futures
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from ._attempts import Crew
+from ._flow.graph import Flow, FlowError, Node
+from ._flow.results import NodeResult, Result, result_of, values_of
+from ._flow.run import Entry, Event, Run, check, inside
+from ._flow.shared import Shared
+from ._flow.threads import ThreadCarrier
+from ._policy import RetryPolicy
+from ._sizing import checked, resolve
+from ._window import OnError
+from .executor import Executor, Pool, here
+
+if TYPE_CHECKING:
+    from ._flow.loop import LoopThread
+    from ._flow.tasks import TaskCarrier
+    from .fanout import Fanout
+
+__all__ = ["Engine", "Event", "Flow", "FlowError", "Node", "NodeResult", "Result", "RetryPolicy", "Running", "result_of"]
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs flows, any number at a time, on one set of threads. Use it by `with` or `async with`, or `close` it.
+
+    `max_workers`: so many nodes at once, blocking and async, in each run; and so many threads, for all runs. None
+    reads `FLOWCHECK_MAX_WORKERS`, else takes the number of usable CPUs + 4, at most 32.
+    `executor`: its workers make the blocking calls instead, and it stays the caller's: it is never shut down. With
+    another than this package's a node may have no timeout, as a worker can't be taken from it; where its workers are
+    processes or machines, functions, arguments and results must pickle, and context variables don't travel. Then
+    `max_workers` None is no limit: the executor's own holds.
+    `resources`: what `resource(name, …)` gives, instead of what would be made there.
+    `on_event(event)`: called for what happens (`Event`), in whichever thread it happens in; so it must be quick. What it
+    raises is logged.
+    `max_abandoned`: while so many threads are stuck in attempts that were given up, a node with a timeout is not begun:
+    it fails with `TooManyAbandonedError`.
+
+    Raises: ValueError, TypeError: a number of workers that is none, naming where it came from; TypeError: no executor.
+    """
+
+    _numbers: ClassVar[count[int]] = count()
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        executor: futures.Executor | None = None,
+        resources: Mapping[str, Any] | None = None,
+        on_event: Callable[[Event], object] | None = None,
+        max_abandoned: int = 256,
+    ) -> None:
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            msg = f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}"
+            raise TypeError(msg)
+        bound = checked(max_abandoned, "max_abandoned")
+        self._foreign = executor if executor is not None and not isinstance(executor, Executor) else None
+        self._size: float
+        if self._foreign is not None:
+            self._size = float("inf") if max_workers is None else checked(max_workers)
+            self._own, workers = True, Executor(1)  # for nobody, unless the flow has what only threads can do
+        elif isinstance(executor, Executor):
+            self._own, workers = False, executor
+            self._size = executor.max_workers if max_workers is None else checked(max_workers)
+        else:
+            size = resolve(max_workers)
+            self._own, workers = True, Executor(size, f"flowcheck-engine-{next(self._numbers)}", daemon=True)
+            self._size = size
+        self._crew = Crew(workers, bound)
+        self._on_event = on_event
+        self._shared = Shared(resources or {}, _LOG)
+        self._runs: dict[Run, tuple[Pool, int | None]] = {}
+        """Those that are not over: in which pool, and in the event loop of which thread, if they are awaited."""
+        self._wanted: Counter[int] = Counter()
+        """The limits of runs in flight that want more threads than there are."""
+        self._named = count(1)
+        self._closed = False
+        self._quiet = threading.Condition(threading.RLock())
+        self._loop: LoopThread | None = None
+        self._fans: Fanout | None = None
+
+    @property
+    def max_workers(self) -> float:
+        """How many nodes of a run are in flight at once, at most, unless the run says otherwise."""
+        return self._size
+
+    # -- running
+
+    def run(
+        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+    ) -> Result:
+        """Run it all, and wait.
+
+        `input`: for the nodes that need it. `max_workers`: for this run only; more than the engine's own is had, too,
+        for as long as the run takes.
+        `on_error`: "raise" ends the run with the first error: no node begins any more, async nodes that run are cancelled,
+        blocking ones are waited for; the error is raised itself, with others noted on it, and `result_of(error)` tells the
+        rest. "continue" goes on with all that doesn't depend on what failed, and returns the result, `status` "failed".
+
+        KeyboardInterrupt here ends the run in the same way; a second one doesn't wait.
+
+        Raises: FlowError, before anything runs; what a node raised; RuntimeError: the engine is closed, or there is no
+        thread; ValueError, TypeError for arguments without sense.
+        """
+        return self.start(flow, input, max_workers=max_workers, on_error=on_error).result()
+
+    def start(
+        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+    ) -> Running:
+        """As `run`, without waiting: ask what is given for the result, or cancel it."""
+        run = self._prepared(flow, input, max_workers, on_error)
+        tasks: TaskCarrier | None = None
+        if any(run.plan.asynchronous):
+            if self._loop is not None and self._loop.runs_here():
+                msg = "run() inside an async node would block the event loop that its own async nodes need: await arun()"
+                raise RuntimeError(msg)
+            from ._flow.tasks import TaskCarrier
+
+            tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
+            run.rings.append(tasks.ring)
+        run.rings.append(lambda: self._leave(run) if run.over else None)
+        self._enter(run, None)
+        try:
+            self._carry(run, tasks, blocks=True)()
+        except BaseException:
+            self._leave(run)
+            raise
+        return Running(run, self._crew)
+
+    async def arun(
+        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+    ) -> Result:
+        """As `run`, awaited, on asyncio and trio: async nodes are tasks of this event loop, blocking ones run on threads.
+
+        Cancelling it cancels the async nodes, and comes through when their cleanup has ended; a blocking node that runs
+        can't be cancelled, and is waited for.
+        """
+        from ._flow.tasks import TaskCarrier
+
+        run = self._prepared(flow, input, max_workers, on_error)
+        tasks = TaskCarrier(run)
+        run.rings.append(tasks.ring)
+        self._enter(run, threading.get_ident())
+        try:
+            await tasks.serve(self._carry(run, tasks, blocks=False))
+        finally:
+            self._leave(run)
+        return run.verdict()
+
+    def resource(self, name: str, make: Callable[[], T]) -> T:
+        """What all runs share under this name: one that was given to the engine, else what `make()` gives, which is
+        called when it is first asked for, and once, however many ask. For nodes and callers alike.
+
+        What was made is closed with the engine, if it has a `close`. If `make` raises, the next who asks tries again.
+        Raises: what `make` raises; RuntimeError: it would wait for something that its own thread is making.
+        """
+        return self._shared.get(name, make)
+
+    async def aresource(self, name: str, make: Callable[[], Awaitable[T] | T]) -> T:
+        """As `resource`, awaited; `make` may be async. What has an `aclose` is closed by the engine's `aclose`."""
+        return await self._shared.aget(name, make)
+
+    def _prepared(self, flow: object, value: Any, max_workers: int | None, on_error: str) -> Run:
+        if not isinstance(flow, Flow):
+            msg = f"what to run must be a Flow, not {type(flow).__name__}"
+            raise TypeError(msg)
+        if on_error not in {"raise", "continue"}:
+            msg = f"on_error must be 'raise' or 'continue', not {on_error!r}"
+            raise ValueError(msg)
+        limit = self._size if max_workers is None else checked(max_workers)
+        plan = flow.compiled()
+        if self._foreign is not None:
+            check(plan, type(self._foreign).__name__)
+        if plan.watched:
+            self._crew.watchdog.ensure()
+        return Run(plan, value, limit, on_error == "continue", self._on_event, f"{plan.name}-{next(self._named)}", _LOG)
+
+    def _carry(self, run: Run, tasks: TaskCarrier | None, *, blocks: bool) -> Callable[[], object]:
+        """Give it carriers. What begins it."""
+        begin: Callable[[], object]
+        if self._foreign is not None:
+            from ._flow.foreign import ForeignCarrier
+
+            foreign = ForeignCarrier(run, self._foreign, self._crew.watchdog, lambda entry: _elsewhere(run, tasks, entry))
+            run.rings.append(foreign.withdraw)
+            carry: Callable[[Entry], object] = foreign.launch
+            begin = foreign.start
+        else:
+            threads = ThreadCarrier(run, self._crew, self._fan_out(run))
+            run.rings.append(threads.withdraw)
+            carry = threads.launch
+            begin = threads.begin if blocks else run.begin
+        if tasks is None:
+            run.launch = carry
+        else:
+            run.launch = lambda entry: (_elsewhere(run, tasks, entry) or carry)(entry)
+        return begin
+
+    def _fan_out(self, run: Run) -> Callable[[int, Iterable[Any]], list[Any]]:
+        """What makes the calls of a fan-out node, on the same workers."""
+
+        def fan_out(k: int, items: Iterable[Any]) -> list[Any]:
+            node = run.plan.nodes[k]
+            wide = run.limit if node.max_concurrency is None else node.max_concurrency
+            values = values_of(self._fanout().run(node.fn, items, max_concurrency=wide, policy=node.policy))
+            if run.stopped:
+                raise futures.CancelledError
+            return values
+
+        return fan_out
+
+    # -- from the first run to the end
+
+    def _enter(self, run: Run, thread: int | None) -> None:
+        """It begins. First it is there, then it looks: so `close` waits for it, or it sees `close`."""
+        self._runs[run] = self._crew.pool, thread
+        if self._closed:
+            self._leave(run)
+            msg = "this engine was closed: it takes no more runs"
+            raise RuntimeError(msg)
+        if self._own and self._foreign is None and run.limit > self._size:
+            with self._quiet:
+                self._wanted[int(run.limit)] += 1
+                run.sized = True
+                self._resize()
+
+    def _leave(self, run: Run) -> None:
+        """It is over."""
+        self._runs.pop(run, None)
+        if run.sized:
+            with self._quiet:
+                run.sized = False
+                self._wanted[int(run.limit)] -= 1
+                self._wanted += Counter()  # without those that are 0
+                self._resize()
+        if self._closed:
+            with self._quiet:
+                self._quiet.notify_all()
+
+    def _resize(self) -> None:
+        self._crew.executor.resize(max([int(self._size), *self._wanted]))
+
+    def _fanout(self) -> Fanout:
+        with self._quiet:
+            if self._fans is None:
+                from .fanout import Fanout
+
+                self._fans = Fanout(self._crew.executor, max_abandoned=self._crew.max_abandoned)
+            return self._fans
+
+    def _loop_thread(self) -> LoopThread:
+        with self._quiet:
+            if self._loop is None:
+                from ._flow.loop import LoopThread
+
+                self._loop = LoopThread()
+            return self._loop
+
+    def close(self) -> None:
+        """Take no more runs, wait for those that are under way, end the threads. Any thread, any number of times.
+
+        In a forked child it waits for none of the parent's runs. Attempts that were given up aren't waited for.
+
+        Raises: RuntimeError: called inside a node, or in the thread of an event loop that awaits a run, it would wait for
+        itself; use `aclose` there.
+        """
+        pool, me = self._crew.pool, threading.get_ident()
+        self._refuse_inside()
+        if any(thread == me for where, thread in tuple(self._runs.values()) if where is pool):
+            msg = "close() in the thread that awaits a run would wait for itself: use aclose()"
+            raise RuntimeError(msg)
+        self._close(pool)
+        self._shared.close()
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop.
+
+        Raises: RuntimeError: called inside a node, it would wait for itself.
+        """
+        from ._flow.tasks import in_a_thread
+
+        self._refuse_inside()
+        self._closed = True
+        await in_a_thread(lambda: self._close(self._crew.pool))
+        await self._shared.aclose()
+
+    def _refuse_inside(self) -> None:
+        run = inside.get()
+        while run is not None and (run.over or run not in self._runs):
+            run = run.outer
+        if run is not None or here.pool is self._crew.pool or self._crew.watchdog.runs_here():
+            msg = "an engine that is closed inside one of its nodes would wait for itself"
+            raise RuntimeError(msg)
+
+    def _close(self, pool: Pool) -> None:
+        self._closed = True
+        with self._quiet:
+            while any(where is pool for where, _ in tuple(self._runs.values())):
+                self._quiet.wait()
+            loop, self._loop = self._loop, None
+            fans, self._fans = self._fans, None
+        if loop is not None:
+            loop.close()
+        if fans is not None:
+            fans.close()
+        self._crew.watchdog.close()
+        if self._own:
+            self._crew.executor.shutdown()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """`close`."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """`aclose`."""
+        await self.aclose()
+
+
+class Running:
+    """A run that was started. Safe from any thread."""
+
+    def __init__(self, run: Run, crew: Crew) -> None:
+        self._run, self._crew = run, crew
+
+    @property
+    def id(self) -> str:
+        """Unique in the engine."""
+        return self._run.name
+
+    def done(self) -> bool:
+        """Is it over?"""
+        return self._run.over
+
+    def cancel(self) -> None:
+        """No node begins any more, async ones are cancelled; blocking ones that run go on to their end."""
+        self._run.stop("cancelled")
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for it; see `Engine.run`. A run that was cancelled gives its result, `status` "cancelled".
+
+        KeyboardInterrupt here cancels it, and waits for what runs; a second one doesn't wait.
+
+        Raises: TimeoutError: it isn't over after `timeout` seconds; it goes on.
+        """
+        try:
+            over = self._wait(timeout)
+        except BaseException:
+            self.cancel()
+            self._wait(None)
+            raise
+        if not over:
+            msg = f"{self._run.name} is not over after {timeout:g} s"
+            raise TimeoutError(msg)
+        return self._run.verdict()
+
+    # -- what a pool asks of what a worker waits for
+
+    def queued(self) -> bool:
+        """Does it need a worker? It may, any time: so whoever waits for it lends his."""
+        return not self._run.over
+
+    def _wait(self, timeout: float | None) -> bool:
+        """A worker of the engine lends its slot meanwhile: the run may need it (FLO-37)."""
+        run, pool = self._run, self._crew.pool
+        park = threading.Lock()
+        park.acquire()
+
+        def ring() -> None:
+            with suppress(RuntimeError):  # he hasn't come to it since the last time
+                park.release()
+
+        run.rings.append(ring)
+        try:
+            if here.pool is not pool:
+                return self._sleep(park, timeout)
+            lends, roused = pool.wait_begins(self)
+            try:
+                if not roused:
+                    pool.serve(self)
+                return self._sleep(park, timeout)
+            finally:
+                pool.wait_ends(lends)
+        finally:
+            with suppress(ValueError):
+                run.rings.remove(ring)
+
+    def _sleep(self, park: threading.Lock, timeout: float | None) -> bool:
+        until = None if timeout is None else monotonic() + timeout
+        while not self._run.over:
+            if until is None:
+                park.acquire()
+            elif not park.acquire(timeout=max(0.0, until - monotonic())):
+                return self._run.over
+        return True
+
+
+def _elsewhere(run: Run, tasks: TaskCarrier | None, entry: Entry) -> Callable[[Entry], object] | None:
+    """Who carries it, if it is not for the executor."""
+    if tasks is None or not (run.plan.asynchronous[entry.node] if not isinstance(entry, int) else run.plan.asynchronous[entry]):
+        return None
+    return tasks.launch
