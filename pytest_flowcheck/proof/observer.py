@@ -23,7 +23,7 @@ from pytest_flowcheck.proof.decode import reach_of
 from pytest_flowcheck.proof.harness import Harness, Key
 from pytest_flowcheck.proof.holders import Holders
 from pytest_flowcheck.proof.pollers import excuse
-from pytest_flowcheck.proof.processes import family, walk
+from pytest_flowcheck.proof.processes import family
 from pytest_flowcheck.proof.sighting import Sighting, State, Wait, conclude
 
 if TYPE_CHECKING:
@@ -49,21 +49,23 @@ class Observer:
         self._harness = harness or Harness()
         self._root = os.getpid() if root is None else root
         self._names = syscalls.table() if procfs.LINUX else None
+        self._tree: list[int] = []
+        """The last look's. Whom the samples are of is compared with who is there after them: it may be any list."""
 
-    def look(self, gap: float = 0.004) -> Sighting:
+    def look(self, gap: float = 0.001) -> Sighting:
         """Two samples, `gap` seconds apart (the thread that looks gives the interpreter free meanwhile)."""
         if self._names is None:
             return Sighting(State.BLIND, (), "no kernel states to read on this platform")
         me = (os.getpid(), threading.get_native_id())
         try:
-            before = walk(self._root)
+            before = self._tree or family(self._root)
             skip = {key for key in self._harness.threads() if self._harness.owns(*key)} | {me}
             first = _sample(before, skip)
             select.select((), (), (), gap)
             if not _may_rest(first):
                 return conclude(tuple(wait for key in sorted(first) if (wait := _moved(key, first[key], first[key]))))
             second = _sample(before, skip)
-            after = family(self._root)
+            after = self._tree = family(self._root)
         except ProcessLookupError:
             return Sighting(State.RUNNING, (), f"process {self._root} is gone")
         if set(before) != set(after):

@@ -21,48 +21,63 @@ def family(root: int) -> list[int]:
     """`root` and all live processes below it. Raises ProcessLookupError when the root itself is dead.
 
     Guarantee: a process that lives from the beginning to the end of the call, and whose ancestors do, is listed.
+
+    Who is no descendant now never will be: orphans go to an ancestor. So strangers are remembered (see `_strangers`), and a
+    call costs what the family costs, not what the machine has processes.
     """
+    with os.scandir("/proc") as entries:
+        listed = [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
+    strangers = _known_strangers.get(root, frozenset())
+    parents: dict[int, int] = {}
     children: dict[int, list[int]] = {}
-    alive: set[int] = set()
-    for pid in procfs.pids():
+    for place in listed:
+        if place in strangers:
+            continue
+        pid = place[0]
         try:
             stat = procfs.stat(f"/proc/{pid}/stat")
         except OSError:
             continue  # it ended while we listed: not alive
         if stat.dead:
             continue
-        alive.add(pid)
+        parents[pid] = stat.parent
         children.setdefault(stat.parent, []).append(pid)
-    if root not in alive:
+    if root not in parents:
+        _known_strangers.pop(root, None)
         raise ProcessLookupError(root)
     found = [root]
     for pid in found:
         found += children.get(pid, ())
+    _known_strangers[root] = _strangers(listed, strangers, parents, root)
     return found
 
 
-def walk(root: int) -> list[int]:
-    """Like `family`, but down from the root by the kernel's own lists of children: independent of the machine's size.
+_Place = tuple[int, int]
+"""A pid and the inode of its folder in `/proc`. The kernel drops the folder with the process (`proc_flush_pid`), and gives
+the next one of that pid a new inode: so they name a process for ever."""
 
-    No guarantee while processes end: a proof compares it with `family`.
+_known_strangers: dict[int, frozenset[_Place]] = {}
+"""By root: processes that are not below it."""
+
+
+def _strangers(listed: list[_Place], known: frozenset[_Place], parents: dict[int, int], root: int) -> frozenset[_Place]:
+    """Those whose every ancestor was seen, up to one that has none here or is a stranger, and is not `root`.
+
+    An ancestor that ended meanwhile tells nothing: its children may just be on their way to a subreaper in the family.
     """
-    found, after = [root], 0
-    try:
-        while after < len(found):
-            pid = found[after]
-            for tid in procfs.tids(pid):
-                found += [int(child) for child in procfs.read_all(f"/proc/{pid}/task/{tid}/children").split()]
-            after += 1
-    except OSError:
-        return family(root)  # something ended, or a kernel without CONFIG_PROC_CHILDREN
-    return [pid for pid in found if not _dead(pid)]
+    far = {pid for pid, inode in listed if (pid, inode) in known}
 
-
-def _dead(pid: int) -> bool:
-    try:
-        return procfs.stat(f"/proc/{pid}/stat").dead
-    except OSError:
+    def is_stranger(pid: int) -> bool:
+        seen: list[int] = []
+        while pid not in far and pid != 0:
+            if pid == root or pid not in parents:
+                return False
+            seen.append(pid)
+            pid = parents[pid]
+        far.update(seen)
         return True
+
+    return frozenset(place for place in listed if place in known or (place[0] != root and is_stranger(place[0])))
 
 
 def descendants(root: int | None = None) -> list[int]:

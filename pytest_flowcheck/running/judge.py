@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 CALM = 0.4
 """Seconds without any event after which stillness that can't be proven is reported as observed."""
 
-LOOK_AGAIN = 0.02
-"""Seconds between looks while the tree moves or waits for a timer."""
+LOOK_AGAIN = (0.002, 0.02)
+"""Seconds between looks while the tree moves or waits for a timer: at first, and, doubling, at last. From the start again
+whenever something happens."""
 
 IDLE_LOOK = 0.15
 """Seconds before the first look for a hang while the rule has not asked for anything: the common rule never pays for one."""
@@ -136,7 +137,7 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
     """Until the driver is done: answer its requests. Returns the finding if it never will be."""
     pending: Request | None = None
     since = calm_since = monotonic()
-    length = -1
+    length, pause = -1, LOOK_AGAIN[0]
     while True:
         if pending is None:
             lab.asked.wait(IDLE_LOOK)
@@ -145,9 +146,9 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
             return None
         request, now = lab.request, monotonic()
         if request is not pending:
-            pending, since, calm_since = request, now, now
+            pending, since, calm_since, pause = request, now, now, LOOK_AGAIN[0]
         if len(lab.timeline) != length:
-            length, calm_since = len(lab.timeline), now
+            length, calm_since, pause = len(lab.timeline), now, LOOK_AGAIN[0]
             if request is None:
                 since = now
         timeline = lab.timeline
@@ -177,7 +178,8 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
             )
         else:
             lab.timeline.poke()
-            lab.asked.wait(LOOK_AGAIN)
+            lab.asked.wait(pause)
+            pause = min(2 * pause, LOOK_AGAIN[1])
 
 
 def _waits(sighting: Sighting, harness: Harness) -> list[str]:
