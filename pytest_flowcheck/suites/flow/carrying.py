@@ -163,7 +163,7 @@ def _graphs(lab: Lab, *, retries: bool) -> list[tuple[str, list[Node]]]:
 
     twice: Any = {"raises": NodeError("b failed"), "times": 2, "gated": False, "called": "b2"}
     patient = RetryPolicy(attempts=3)
-    graphs = [
+    graphs: list[tuple[str, list[Node]]] = [
         (
             "odd outputs",
             [node(lab, id_, **gives(value)) for id_, value in ODD.items()]
@@ -203,7 +203,8 @@ def _outcome(lab: Lab, it: Instance, what: str, nodes: list[Node]) -> tuple[str,
 
 def _word(lab: Lab, outcome: object) -> str:
     if isinstance(outcome, Ok):
-        return f"ok: {outcome.value!r}"
+        value: Any = outcome.value  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return f"ok: {value!r}"
     if isinstance(outcome, Failed):
         return f"{outcome.how}: {_kind(lab, outcome.error)}"
     return "skipped"

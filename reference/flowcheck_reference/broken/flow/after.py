@@ -12,7 +12,7 @@ from pytest_flowcheck.protocols.flow import Graph, Run
 
 @breaks("FLO-07")
 class TheGraphStaysDirty(SoundAsync):
-    """States of a run are kept with its graph, and only a run that completes clears them. (dynamiq 0.45)"""
+    """The states of the last run are kept with its graph, and a run that fails does not clear them. (dynamiq 0.45)"""
 
     class Flow(AsyncEngine):
         def __init__(self, max_workers: int | None = None) -> None:
@@ -25,7 +25,7 @@ class TheGraphStaysDirty(SoundAsync):
         async def run(self, graph: Graph, input: Any = None) -> Run:  # noqa: A002 - the protocol's
             run = await super().run(graph, input)
             if run.status == "failed":
-                self.dirty[graph] = Job({}, None, {}, {}, deque(), outcomes=dict(run.nodes), error=run.error)
+                self.dirty = {graph: Job({}, None, {}, {}, deque(), outcomes=dict(run.nodes), error=run.error)}
             return run
 
 

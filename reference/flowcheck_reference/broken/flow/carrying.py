@@ -71,8 +71,8 @@ class CountsTheWorkers(Sound):
 
     class Flow(Engine):
         def limit(self, job: Job) -> int:
-            workers: int = self.executor._max_workers  # type: ignore[attr-defined]
-            return min(workers, self.max_workers)
+            executor: Any = self.executor
+            return min(int(executor._max_workers), self.max_workers)
 
 
 @breaks("FLO-20")

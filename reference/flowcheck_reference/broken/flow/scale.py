@@ -28,7 +28,7 @@ class SearchesInDepth(Sound):
                     done.add(id_)
                 return []
 
-            return next((found for id_ in nodes if (found := visit(id_, ()))), [])
+            return next((found for id_ in nodes if (found := visit(id_, ()))), list[str]())
 
 
 @breaks("FLO-18")
