@@ -58,7 +58,7 @@ def forall(
 
     @seed(lab.seed)
     @settings(
-        max_examples=examples,
+        max_examples=lab.repeated(examples),
         deadline=None,
         database=None,
         derandomize=False,

@@ -79,7 +79,7 @@ class Run:
 class Flow(Protocol):
     """An engine. Runs may overlap (FLO-06, 35), and follow each other by the thousand (FLO-05, 16)."""
 
-    def run(self, graph: Graph, input: Any = None) -> AwaitableOrValue[Run]:
+    def run(self, graph: Graph, input: Any = None) -> AwaitableOrValue[Run]:  # noqa: A002 - the field's word
         """Run all of it (FLO-01..03, 11..14, 17, 18, 21..23).
 
         `[resize]` takes `max_workers`, this run's limit; absent, the engine's own holds (FLO-08, 09, 34).

@@ -91,6 +91,7 @@ class Bench:
                     patience=self.plan.patience,
                     seed=self.plan.seed,
                     uncaught=self._noted,
+                    thorough=column.breaks is None or rule.id in column.breaks,
                 )
             except Exception:  # noqa: BLE001 - a bug of ours must cost one verdict, like any other
                 return Finding(

@@ -52,6 +52,7 @@ def judge(
     patience: float = 30.0,
     seed: int = 0,
     uncaught: list[str] | None = None,
+    thorough: bool = True,
 ) -> Finding:
     """Run `rule` against `subject` and say what was found.
 
@@ -62,6 +63,7 @@ def judge(
         patience: seconds to endure an unprovable silence before the verdict is INCONCLUSIVE.
         seed: for hypothesis.
         uncaught: where errors that nobody caught are noted meanwhile.
+        thorough: draw all examples and repeat as often as the rule says; else a fifth of that, see `Lab.repeated`.
 
     Returns:
         The finding; never raises for anything that rule or subject do on the driver thread.
@@ -75,7 +77,7 @@ def judge(
         return Finding(rule.id, Verdict.NOT_CLAIMED, level, message=f"capability not claimed: {wanted}")
 
     threads_before, children_before = set(threading.enumerate()), set(descendants())
-    lab = Lab(subject, facet=rule.facet, seed=seed, adopt=harness.adopt, uncaught=uncaught)
+    lab = Lab(subject, facet=rule.facet, seed=seed, adopt=harness.adopt, uncaught=uncaught, thorough=thorough)
     outcome = Outcome()
     began = monotonic()
     driver = threading.Thread(target=_drive, args=(rule, lab, outcome), daemon=True, name=f"flowcheck {rule.id}")

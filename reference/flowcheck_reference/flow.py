@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent import futures
 from contextlib import suppress
@@ -39,7 +38,7 @@ from ._flow.shared import Shared
 from ._flow.threads import ThreadCarrier
 from ._policy import RetryPolicy
 from ._sizing import checked, resolve
-from ._window import OnError
+from ._window import OUTSIDE, OnError
 from .executor import Executor, Pool, here
 
 if TYPE_CHECKING:
@@ -104,8 +103,8 @@ class Engine:
         self._shared = Shared(resources or {}, _LOG)
         self._runs: dict[Run, tuple[Pool, int | None]] = {}
         """Those that are not over: in which pool, and in the event loop of which thread, if they are awaited."""
-        self._wanted: Counter[int] = Counter()
-        """The limits of runs in flight that want more threads than there are."""
+        self._wanted: dict[Run, int] = {}
+        """The limits of those that want more threads than there are."""
         self._named = count(1)
         self._closed = False
         self._quiet = threading.Condition(threading.RLock())
@@ -135,27 +134,38 @@ class Engine:
         Raises: FlowError, before anything runs; what a node raised; RuntimeError: the engine is closed, or there is no
         thread; ValueError, TypeError for arguments without sense.
         """
-        return self.start(flow, input, max_workers=max_workers, on_error=on_error).result()
+        run = self._prepared(flow, input, max_workers, on_error)
+        try:
+            return self._started(run).result()
+        except BaseException:
+            if not run.over:  # KeyboardInterrupt, in between
+                run.stop("cancelled")
+            raise
+        finally:
+            del self, run  # an error's traceback has this frame
 
     def start(
         self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
     ) -> Running:
         """As `run`, without waiting: ask what is given for the result, or cancel it."""
-        run = self._prepared(flow, input, max_workers, on_error)
+        return self._started(self._prepared(flow, input, max_workers, on_error))
+
+    def _started(self, run: Run) -> Running:
         tasks: TaskCarrier | None = None
+        if self._loop is not None and self._loop.runs_here():
+            msg = "run() inside an async node would block the event loop of all async nodes: await arun()"
+            raise RuntimeError(msg)
         if any(run.plan.asynchronous):
-            if self._loop is not None and self._loop.runs_here():
-                msg = "run() inside an async node would block the event loop that its own async nodes need: await arun()"
-                raise RuntimeError(msg)
             from ._flow.tasks import TaskCarrier
 
             tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
             run.rings.append(tasks.ring)
         run.rings.append(lambda: self._leave(run) if run.over else None)
-        self._enter(run, None)
         try:
+            self._enter(run, None)
             self._carry(run, tasks, blocks=True)()
         except BaseException:
+            run.stop("cancelled")  # an interrupt may have come when a worker had it
             self._leave(run)
             raise
         return Running(run, self._crew)
@@ -166,19 +176,23 @@ class Engine:
         """As `run`, awaited, on asyncio and trio: async nodes are tasks of this event loop, blocking ones run on threads.
 
         Cancelling it cancels the async nodes, and comes through when their cleanup has ended; a blocking node that runs
-        can't be cancelled, and is waited for.
+        can't be cancelled, and is waited for. Cancellation is anyio's: it comes again at each await, so a cleanup that awaits
+        must be shielded.
         """
         from ._flow.tasks import TaskCarrier
 
         run = self._prepared(flow, input, max_workers, on_error)
         tasks = TaskCarrier(run)
         run.rings.append(tasks.ring)
-        self._enter(run, threading.get_ident())
         try:
+            self._enter(run, threading.get_ident())
             await tasks.serve(self._carry(run, tasks, blocks=False))
         finally:
             self._leave(run)
-        return run.verdict()
+        try:
+            return run.verdict()
+        finally:
+            del self, run, tasks  # an error's traceback has this frame
 
     def resource(self, name: str, make: Callable[[], T]) -> T:
         """What all runs share under this name: one that was given to the engine, else what `make()` gives, which is
@@ -235,43 +249,51 @@ class Engine:
         def fan_out(k: int, items: Iterable[Any]) -> list[Any]:
             node = run.plan.nodes[k]
             wide = run.limit if node.max_concurrency is None else node.max_concurrency
-            values = values_of(self._fanout().run(node.fn, items, max_concurrency=wide, policy=node.policy))
-            if run.stopped:
-                raise futures.CancelledError
-            return values
+            call = self._fanout()._call(  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+                node.policy, node.fn, items, wide, "raise", whole=True
+            )
+
+            def ring() -> None:
+                if run.stopped and not call.stopped_at(OUTSIDE):
+                    call.stop(OUTSIDE, futures.CancelledError("the run was stopped"))
+
+            run.rings.append(ring)
+            try:
+                ring()  # who stopped it before this saw nothing
+                return values_of(call.gather())
+            finally:
+                with suppress(ValueError):
+                    run.rings.remove(ring)
+                del ring
 
         return fan_out
 
     # -- from the first run to the end
 
     def _enter(self, run: Run, thread: int | None) -> None:
-        """It begins. First it is there, then it looks: so `close` waits for it, or it sees `close`."""
+        """It begins. First it is there, then it looks: so `close` waits for it, or it sees `close`. Raises: then `_leave`."""
         self._runs[run] = self._crew.pool, thread
         if self._closed:
-            self._leave(run)
             msg = "this engine was closed: it takes no more runs"
             raise RuntimeError(msg)
         if self._own and self._foreign is None and run.limit > self._size:
             with self._quiet:
-                self._wanted[int(run.limit)] += 1
-                run.sized = True
+                self._wanted[run] = int(run.limit)
                 self._resize()
 
     def _leave(self, run: Run) -> None:
         """It is over."""
         self._runs.pop(run, None)
-        if run.sized:
+        if run in self._wanted:
             with self._quiet:
-                run.sized = False
-                self._wanted[int(run.limit)] -= 1
-                self._wanted += Counter()  # without those that are 0
-                self._resize()
+                if self._wanted.pop(run, None) is not None:
+                    self._resize()
         if self._closed:
             with self._quiet:
                 self._quiet.notify_all()
 
     def _resize(self) -> None:
-        self._crew.executor.resize(max([int(self._size), *self._wanted]))
+        self._crew.executor.resize(max([int(self._size), *self._wanted.values()]))
 
     def _fanout(self) -> Fanout:
         with self._quiet:
@@ -314,14 +336,23 @@ class Engine:
 
         self._refuse_inside()
         self._closed = True
-        await in_a_thread(lambda: self._close(self._crew.pool))
+        import anyio
+
+        # With nothing to wait for it is done in a moment: also where the scope around it was cancelled already.
+        with anyio.CancelScope(shield=not self._runs):
+            await in_a_thread(lambda: self._close(self._crew.pool))
         await self._shared.aclose()
 
     def _refuse_inside(self) -> None:
-        run = inside.get()
-        while run is not None and (run.over or run not in self._runs):
+        run, pool, loop = inside.get(), self._crew.pool, self._loop
+        while run is not None and (run.over or self._runs.get(run, (None,))[0] is not pool):
             run = run.outer
-        if run is not None or here.pool is self._crew.pool or self._crew.watchdog.runs_here():
+        if (
+            run is not None
+            or here.pool is pool
+            or self._crew.watchdog.runs_here()
+            or (loop is not None and loop.runs_here())
+        ):
             msg = "an engine that is closed inside one of its nodes would wait for itself"
             raise RuntimeError(msg)
 
@@ -383,8 +414,9 @@ class Running:
 
         Raises: TimeoutError: it isn't over after `timeout` seconds; it goes on.
         """
+        until = None if timeout is None else monotonic() + timeout
         try:
-            over = self._wait(timeout)
+            over = self._wait(until)
         except BaseException:
             self.cancel()
             self._wait(None)
@@ -392,7 +424,10 @@ class Running:
         if not over:
             msg = f"{self._run.name} is not over after {timeout:g} s"
             raise TimeoutError(msg)
-        return self._run.verdict()
+        try:
+            return self._run.verdict()
+        finally:
+            del self  # an error's traceback has this frame
 
     # -- what a pool asks of what a worker waits for
 
@@ -400,7 +435,7 @@ class Running:
         """Does it need a worker? It may, any time: so whoever waits for it lends his."""
         return not self._run.over
 
-    def _wait(self, timeout: float | None) -> bool:
+    def _wait(self, until: float | None) -> bool:
         """A worker of the engine lends its slot meanwhile: the run may need it (FLO-37)."""
         run, pool = self._run, self._crew.pool
         park = threading.Lock()
@@ -413,24 +448,23 @@ class Running:
         run.rings.append(ring)
         try:
             if here.pool is not pool:
-                return self._sleep(park, timeout)
+                return self._sleep(park, until)
             lends, roused = pool.wait_begins(self)
             try:
                 if not roused:
                     pool.serve(self)
-                return self._sleep(park, timeout)
+                return self._sleep(park, until)
             finally:
                 pool.wait_ends(lends)
         finally:
             with suppress(ValueError):
                 run.rings.remove(ring)
 
-    def _sleep(self, park: threading.Lock, timeout: float | None) -> bool:
-        until = None if timeout is None else monotonic() + timeout
+    def _sleep(self, park: threading.Lock, until: float | None) -> bool:
         while not self._run.over:
             if until is None:
                 park.acquire()
-            elif not park.acquire(timeout=max(0.0, until - monotonic())):
+            elif not park.acquire(timeout=min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX)):
                 return self._run.over
         return True
 

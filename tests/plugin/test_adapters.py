@@ -15,10 +15,24 @@ import pytest
 from pytest_flowcheck import subjects
 from pytest_flowcheck.probes.calls import Call
 from pytest_flowcheck.probes.lab import Lab
-from pytest_flowcheck.protocols import Failed, Inexpressible, Ok
+from pytest_flowcheck.protocols import Failed, Inexpressible, Invalid, Ok
+from pytest_flowcheck.protocols.flow import Node
 from pytest_flowcheck.protocols.retry import RetryPolicy
+from pytest_flowcheck.rules import rules_of
+from pytest_flowcheck.suites.flow._shared import NodeError, begin, given, own_error
 
-LIBRARIES = ["aiometer", "joblib", "pebble", "stamina", "tenacity"]
+LIBRARIES = [
+    "aiometer",
+    "dask",
+    "distributed",
+    "joblib",
+    "langgraph",
+    "pebble",
+    "prefect",
+    "pydantic_graph",
+    "stamina",
+    "tenacity",
+]
 """The distributions that bundled adapters require; each is imported by its own name."""
 
 RETRY = ["tenacity", "tenacity-threads", "tenacity-asyncio", "stamina", "stamina-asyncio", "pebble", "pebble-threads"]
@@ -32,6 +46,10 @@ FANOUT = [
     "asyncio-taskgroup",
 ]
 TRIO = ["anyio-limiter", "aiometer"]
+FLOW = ["graphlib-threads", "dask", "dask-executor", "distributed", "langgraph", "langgraph-async", "pydantic-graph"]
+FLOW_TRIO = ["pydantic-graph"]
+SERVED = ["prefect"]
+"""Each instance starts a server, each run takes a second: known, but not run here."""
 
 ALL_QUEUED = {"FAN-06", "FAN-11", "FAN-15"}
 """Whoever hands all items over at once has an item begin when another has raised, until the rest is cancelled."""
@@ -51,6 +69,20 @@ CONFIRMED = {
     "anyio-limiter-trio": ALL_QUEUED | {"FAN-05", "FAN-23"},
 }
 """Column -> the MUST rules that its release breaks, each shown by hand without the kit. Others may be accused of none."""
+FLOW_CONFIRMED = {
+    # an unknown need is a node without needs to graphlib; nodes wait in all the workers for runs of the same pool
+    "graphlib-threads": {"FLO-04", "FLO-37"},
+    # a pool for each thread that asks
+    "dask": {"FLO-05", "FLO-35"},
+    # nodes wait in all the workers
+    "dask-executor": {"FLO-37"},
+    # supersteps: what is ready waits for the slowest node that runs; a pool for each run
+    "langgraph": {"FLO-02", "FLO-05", "FLO-21", "FLO-35"},
+    "langgraph-async": {"FLO-02", "FLO-21"},
+    # no limit; a join may fire before all is there, and then once more
+    "pydantic-graph": {"FLO-01", "FLO-02"},
+    "pydantic-graph-trio": {"FLO-01", "FLO-02"},
+}
 FAILS = {"VIOLATED", "HUNG", "CRASHED", "LEAKED"}
 
 
@@ -59,7 +91,7 @@ def loaded(name: str) -> subjects.Subject:
     module, _, attribute = subjects.registered()[name].partition(":")
     adapter = getattr(importlib.import_module(module), attribute)
     for distribution in getattr(adapter, "requires", ()):
-        pytest.importorskip(distribution)
+        pytest.importorskip(distribution.replace("-", "_"))
     return subjects.first_probe(subjects.load(name))
 
 
@@ -93,14 +125,14 @@ def test_listing_imports_no_library() -> None:
     """All are known by name, whatever is installed, and nothing of theirs is imported for that."""
     program = (
         "import sys; from pytest_flowcheck import subjects\n"
-        f"missing = set({RETRY + FANOUT!r}) - set(subjects.registered())\n"
+        f"missing = set({RETRY + FANOUT + FLOW + SERVED!r}) - set(subjects.registered())\n"
         f"imported = set({LIBRARIES!r}) & set(sys.modules)\n"
         "assert not missing and not imported, (missing, imported)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("name", RETRY + FANOUT)
+@pytest.mark.parametrize("name", RETRY + FANOUT + FLOW + SERVED)
 def test_the_version_is_the_librarys(name: str) -> None:
     """Of a distribution, or of Python where it is the standard library's."""
     subject = loaded(name)
@@ -158,6 +190,33 @@ def test_fans_out(lab: Lab) -> None:
             assert isinstance(call._raised, Inexpressible)
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "asyncio") for name in FLOW), *((name, "trio") for name in FLOW_TRIO)]
+)
+def test_runs_flows(lab: Lab) -> None:
+    """Outputs go where they are needed; a run whose node fails tells that error, and what is behind it never ran."""
+    with lab.instance(max_workers=2) as it:
+
+        def ask(*nodes: Node) -> Any:
+            return came_back(lab, begin(it, nodes, 7))
+
+        def plain(id_: str, *needs: str, **more: Any) -> Node:
+            return given(lab, id_, *needs, run=7, gated=False, **more)
+
+        run = ask(plain("d", "b", "c"), plain("b", "a"), plain("c", "a"), plain("a")).value
+        assert run.status == "completed", run
+        assert run.nodes["d"] == Ok("d@7")
+        assert sorted(lab.started()) == ["a #1", "b #1", "c #1", "d #1"]
+        error = NodeError("e failed")
+        run = ask(plain("e", raises=error), plain("f", "e"), plain("g", "f")).value
+        assert run.status == "failed"
+        assert own_error(lab, run, error)
+        assert "f #1" not in lab.started()
+        circle = ask(plain("h", "i"), plain("i", "h"))
+        told = circle._raised or circle.value.error
+        assert isinstance(told, Inexpressible) or lab.is_a(told, Invalid), told
+
+
 @pytest.mark.parametrize(("facet", "names"), [("retry", RETRY), ("fanout", FANOUT)], ids=["retry", "fanout"])
 def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: list[str]) -> None:
     """A MUST rule that fails on a release was confirmed by hand; one that decides nothing lost its way to such a one."""
@@ -169,6 +228,27 @@ def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: 
         judged = [r for r in certificate["rules"] if r["level"] == "MUST" and r["facet"] == facet]
         failed = {r["id"] for r in judged if r["verdict"] in FAILS}
         confirmed: set[str] = CONFIRMED.get(label, set())
+        assert failed <= confirmed, f"{label}: {failed - confirmed}\n{done.output}"
+        for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
+            assert undecided["evidence"].get("because_of") in confirmed, f"{label}: {undecided}"
+
+
+def test_flow_engines_are_accused_of_nothing_but_what_is_so(run) -> None:
+    """As above, but for ten thousand nodes (FLO-18), over which langgraph takes minutes; and a cluster takes as long."""
+    names = [name for name in FLOW if name != "distributed"]
+    for name in names:
+        loaded(name)
+    only = ",".join(
+        rule.id for rule in rules_of(importlib.import_module("pytest_flowcheck.suites.flow")) if rule.id != "FLO-18"
+    )
+    done = run(f"--flowcheck-only={only}", *(f"--flowcheck-subject={name}" for name in names), "-n2")
+    assert set(done.certificates) == {*names, *(f"{name}-trio" for name in FLOW_TRIO)}, done.output
+    for label, certificate in done.certificates.items():
+        judged = [
+            r for r in certificate["rules"] if r["level"] == "MUST" and r["facet"] == "flow" and r["id"] != "FLO-18"
+        ]
+        failed = {r["id"] for r in judged if r["verdict"] in FAILS}
+        confirmed: set[str] = FLOW_CONFIRMED.get(label, set())
         assert failed <= confirmed, f"{label}: {failed - confirmed}\n{done.output}"
         for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
             assert undecided["evidence"].get("because_of") in confirmed, f"{label}: {undecided}"

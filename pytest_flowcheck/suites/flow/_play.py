@@ -138,6 +138,8 @@ class Blames(NamedTuple):
     """Something is ready, nothing runs, and nothing starts."""
     too_few: str | None = "FLO-02"
     """Something runs, and what is ready does not start beside it though there is room."""
+    lacking: list[Inconclusive] | None = None
+    """Where too little overlap takes nothing from what is judged: it is noted here once, and not waited for again."""
 
 
 def play(lab: Lab, it: Instance, scenario: Scenario, blames: Blames, *, calm: bool = False) -> list[Played]:
@@ -180,9 +182,9 @@ def _full(lab: Lab, run: Played, workers: int, blames: Blames) -> None:
     """Wait until as many are in flight as are ready and have room."""
     due = min(workers, len(run.live()) + len(run.ready()))
     if run.failed():
-        blames = Blames("FLO-29", "FLO-29")  # it need not go on, but that it claims to
+        blames = Blames("FLO-29", "FLO-29", blames.lacking)  # it need not go on, but that it claims to
     for size, blame in ((min(1, due), blames.stands_still), (due, blames.too_few)):
-        if len(run.live()) >= size:
+        if len(run.live()) >= size or (size > 1 and blames.lacking):
             continue
         live, ready = run.live(), run.ready()
         what = (
@@ -190,13 +192,19 @@ def _full(lab: Lab, run: Played, workers: int, blames: Blames) -> None:
             if size == 1
             else f"{size} nodes are in flight together: {run.words(ready)}, ready, beside {run.words(live)}, with max_workers={workers}"
         )
-        lab.until(
-            lambda size=size: run.call.done or len(run.live()) >= size,  # type: ignore[misc]
-            what,
-            expected=f"{size} in flight",
-            hung=size == 1,
-            needs=blame,
-        )
+        try:
+            lab.until(
+                lambda size=size: run.call.done or len(run.live()) >= size,  # type: ignore[misc]
+                what,
+                expected=f"{size} in flight",
+                hung=size == 1,
+                needs=blame,
+            )
+        except Inconclusive as lack:
+            if size == 1 or blames.lacking is None:
+                raise
+            blames.lacking.append(lack)
+            continue
         if run.call.done and len(run.live()) < size:
             facts = f"{run.call.what} {ended(run.call)} while {run.words(run.ready())} had not started"
             if blames.stands_still is not None:

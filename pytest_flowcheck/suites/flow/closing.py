@@ -215,7 +215,7 @@ def a_thousand_runs_leave_nothing(lab: Lab) -> None:
     Source: EXE-17, EXE-18; dynamiq pull request 674.
     """
     quarters = 4
-    few, many = 20, 245
+    few, many = 20, lab.repeated(245)
     with lab.instance(max_workers=2) as it:
         use(lab, it, "first")
         number = _some(lab, it, 0, 2 * few)

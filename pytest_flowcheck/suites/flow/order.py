@@ -45,8 +45,10 @@ def each_node_runs_once_behind_its_needs(lab: Lab) -> None:
     Source: property-based state machines; dynamiq, `Flow.run`.
     """
 
+    blames = Blames(stands_still=None, lacking=[])
+
     def judge(it: Instance, scenario: Scenario) -> None:
-        (run,) = play(lab, it, scenario, Blames(stands_still=None))
+        (run,) = play(lab, it, scenario, blames)
         starts_in_order(lab, run)
         outcomes_agree(lab, run)
 
@@ -95,6 +97,18 @@ def independent_nodes_overlap(lab: Lab) -> None:
         _bounded(lab, scenario.workers)
 
     for_all(lab, judge, scenarios(dags()), examples=40)
+    lab.fresh()
+    with lab.instance(max_workers=2) as it:
+        # a worker that waits for what a node needs is none that another could have
+        call = begin(it, [node(lab, "n0"), node(lab, "n1"), node(lab, "n2", "n0"), node(lab, "n3", "n1")])
+        running(lab, call, "n0", "n1", needs=None)
+        let_go(lab, "n1")
+        lab.until(
+            lambda: call.done or "n3" in in_flight(lab),
+            "n3, which needs n1 only, starts beside n0 with max_workers=2, though n2 was named before it and waits for n0",
+        )
+        lab.open_all()
+        call.join()
 
 
 def _bounded(lab: Lab, workers: int) -> None:

@@ -68,7 +68,7 @@ def large_graphs_raise_no_recursion_error(lab: Lab) -> None:
 
     Source: dynamiq, `_init_graph`; networkx's searches, which were rewritten without recursion.
     """
-    count, body = 10_000, Plain()
+    count, body = lab.repeated(10_000), Plain()  # not a thousand, in any case: that is the recursion limit
     with lab.instance(max_workers=4) as it:
         for what, nodes in (
             ("a fan", fan(count, body)),

@@ -15,11 +15,11 @@ from time import monotonic
 from typing import Any
 
 from flowcheck_reference._attempts import decide
-from flowcheck_reference._policy import RetryPolicy
+from flowcheck_reference._policy import RetryPolicy, linked
 from flowcheck_reference._watchdog import Watchdog
 from flowcheck_reference._window import lanes_for
 
-from .run import Entry, Run
+from .run import Entry, Run, without_ours
 
 
 class ForeignCarrier:
@@ -66,15 +66,24 @@ class ForeignCarrier:
         while self.again and self.pumping.acquire(blocking=False):
             try:
                 self.again = False
-                while run.ready and run.active < run.limit:
+                while run.ready and self.has_place():
                     entry = run.take()
                     if entry is None:
-                        break
-                    with run.lock:
-                        run.active += 1
-                    (self.elsewhere(entry) or self.begin)(entry)
+                        with run.lock:
+                            run.active -= 1
+                    else:
+                        (self.elsewhere(entry) or self.begin)(entry)
             finally:
                 self.pumping.release()
+
+    def has_place(self) -> bool:
+        """Take one, if there is one: async nodes end meanwhile, and others begin."""
+        run = self.run
+        with run.lock:
+            if run.active >= run.limit:
+                return False
+            run.active += 1
+            return True
 
     def begin(self, entry: Entry) -> None:
         """Submit a node's first attempt, or its next one."""
@@ -82,7 +91,11 @@ class ForeignCarrier:
         try:
             course.advance()
         except BaseException as error:  # noqa: BLE001  `submit` itself: it takes no more work
-            self.settle(course, None, error)
+            if course.over:  # an interrupt, in the callback of a call that was made at once
+                self.run.crash(error)
+            else:
+                course.never_began()
+                self.settle(course, None, without_ours(error))
 
     def course(self, entry: Entry) -> _Course:
         """A node's way."""
@@ -102,10 +115,13 @@ class ForeignCarrier:
         self.sent.add(future)
         future.add_done_callback(self.sent.discard)
         future.add_done_callback(done)
+        if self.run.stopped:  # who stopped it before this saw nothing
+            future.cancel()
 
     def settle(self, course: _Course, value: Any, error: BaseException | None) -> None:
         """A node is over."""
         run = self.run
+        course.over = True
         try:
             if error is None:
                 entry = run.succeed(course.node, value)
@@ -139,6 +155,7 @@ class _Course:
         self.policy = plan.policies[node]
         self.attempts = 0
         self.errors: list[BaseException] = []
+        self.over = False
 
     @property
     def node(self) -> int:
@@ -154,6 +171,8 @@ class _Course:
 
     def landed(self, future: futures.Future[Any]) -> None:
         """It is done, somehow."""
+        if future.cancelled():
+            self.never_began()
         error = error_of(future)
         if error is None:
             self.carrier.settle(self, future.result(), None)
@@ -175,6 +194,14 @@ class _Course:
                 return
         self.rested()
 
+    def never_began(self) -> None:
+        """The executor did not make the attempt."""
+        arrays = self.carrier.run.arrays
+        self.attempts -= 1
+        arrays.attempts[self.node] = self.attempts
+        if not self.attempts:
+            arrays.started[self.node] = 0.0
+
     def rested(self) -> None:
         """The wait before the next attempt is over."""
         run = self.carrier.run
@@ -184,7 +211,8 @@ class _Course:
 
     def give_up(self) -> BaseException:
         """Unwanted, it ends as its last attempt did."""
-        return self.errors[-1]
+        self.over = True
+        return linked(self.errors)
 
 
 class _Each(_Course):
@@ -196,17 +224,19 @@ class _Each(_Course):
         self.width = carrier.run.limit if wide is None else lanes_for(wide)
         self.items: Iterator[tuple[int, Any]] = iter(())
         self.results: dict[int, Any] = {}
+        self.resting: dict[int, tuple[Any, list[BaseException]]] = {}
+        """Items between two attempts. Whoever pops one has it."""
         self.out = 0
-        """Submitted, not done."""
+        """Begun, not over."""
         self.lock, self.turn = threading.Lock(), threading.Lock()
         self.again = False
         self.failed: BaseException | None = None
-        self.over = False
 
     def advance(self) -> None:
         """Begin."""
         self.attempts = 1
         self.items = enumerate(iter(self.args[0]))
+        self.carrier.run.rings.append(self.sweep)
         self.more()
 
     def more(self) -> None:
@@ -237,6 +267,8 @@ class _Each(_Course):
         self.width = 0
         if not self.out:
             self.over = True
+            with suppress(ValueError):
+                carrier.run.rings.remove(self.sweep)
             failed = self.failed
             if failed is None and carrier.run.stopped:
                 failed = futures.CancelledError()
@@ -245,9 +277,6 @@ class _Each(_Course):
 
     def call(self, index: int, item: Any, errors: list[BaseException]) -> None:
         """One attempt of one item."""
-        if errors and self.carrier.run.stopped:
-            self.item_ends(index, None, errors[-1])
-            return
         try:
             self.carrier.submit(self.fn, (item,), partial(self.item_landed, index, item, errors))
         except BaseException as error:  # noqa: BLE001  `submit` itself
@@ -263,10 +292,27 @@ class _Each(_Course):
         if isinstance(delay, BaseException):
             self.item_ends(index, None, delay)
             return
+        self.resting[index] = item, errors
         try:
-            self.carrier.watchdog.call_at(monotonic() + delay, partial(self.call, index, item, errors))
-        except RuntimeError:  # no thread for the watchdog
-            self.call(index, item, errors)
+            self.carrier.watchdog.call_at(monotonic() + delay, partial(self.item_rested, index))
+        except RuntimeError:  # no thread for the watchdog: at once, then
+            self.item_rested(index)
+        self.sweep()  # who stopped the run before this saw nothing
+
+    def item_rested(self, index: int) -> None:
+        """An item's wait before its next attempt is over."""
+        waits = self.resting.pop(index, None)
+        if waits is not None:
+            self.call(index, *waits)
+
+    def sweep(self) -> None:
+        """The run was stopped: what waits for a retry is not wanted any more."""
+        if self.carrier.run.stopped:
+            for index in tuple(self.resting):
+                waits = self.resting.pop(index, None)
+                if waits is not None:
+                    dropped = futures.CancelledError("the run was stopped before the next attempt")
+                    self.item_ends(index, None, linked([*waits[1], dropped]))
 
     def item_ends(self, index: int, value: Any, error: BaseException | None) -> None:
         """An item is over."""

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from flowcheck_reference._policy import RetryPolicy, name_of
 from flowcheck_reference._window import Concurrency
@@ -118,6 +118,7 @@ class Flow:
             raise TypeError(msg)
         _check_policy(policy)
         own = name_of(fn).rpartition(".")[2] if id is None else id
+        _check_id(own)
         if own in {"", INPUT}:
             msg = f"a node's id must not be {own!r}: {INPUT!r} is what the run was given"
             raise FlowError(msg, [own])
@@ -165,6 +166,12 @@ class Flow:
         return plan
 
 
+def _check_id(own: object) -> None:
+    if not isinstance(own, str):
+        msg = f"a node's id must be a text, not {own!r}"
+        raise TypeError(msg)
+
+
 def _check_policy(policy: object) -> None:
     if policy is not None and not isinstance(policy, RetryPolicy):
         msg = f"policy must be a RetryPolicy or None, not {policy!r}"
@@ -197,7 +204,8 @@ def is_async(fn: Any) -> bool:
     """Is what it gives to be awaited?"""
     while isinstance(fn, partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    kind = cast("type[object]", type(fn))  # not itself: a class is called to make an object, whose calls may be async
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(kind, "__call__", None))  # noqa: B004
 
 
 class Plan:
@@ -213,7 +221,7 @@ class Plan:
 
     def __init__(self, name: str, nodes: Sequence[Node]) -> None:
         self.name = name
-        self.nodes = tuple(nodes)
+        self.nodes = nodes = tuple(nodes)  # others may add some meanwhile
         self.ids = [node.id for node in nodes]
         self.index = index = {own: i for i, own in enumerate(self.ids)}
         if len(index) != len(self.ids):

@@ -71,13 +71,8 @@ def _start(fn: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # which ends what nodes have left behind
+        runner.get_loop().run_forever()
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:

@@ -46,7 +46,7 @@ class NodeResult:
 class Result(Mapping[str, Any]):
     """What became of a run: a mapping from a node's id to its output, and more.
 
-        result["parse"]                 the output; if it has none, the node's own error is raised, or a LookupError
+        result["parse"]                 the output; if it has none, the error that it failed with is raised, or a LookupError
         result.status                   "completed", "failed", "cancelled"
         result.nodes["parse"].attempts  all about one node
         result.error                    the first error of all
@@ -56,7 +56,7 @@ class Result(Mapping[str, Any]):
 
     __slots__ = ("_arrays", "ended", "error", "id", "nodes", "started", "status")
 
-    def __init__(self, arrays: Arrays, run: str, status: Status, error: BaseException | None, ended: float) -> None:
+    def __init__(self, arrays: Arrays, run: str, status: Status, error: BaseException | None) -> None:
         self._arrays = arrays
         self.id = run
         """Unique in the engine."""
@@ -65,7 +65,7 @@ class Result(Mapping[str, Any]):
         """The first error of all."""
         self.nodes: Mapping[str, NodeResult] = _Nodes(arrays)
         """By id, in the order of declaration."""
-        self.started, self.ended = arrays.began, ended
+        self.started, self.ended = arrays.began, arrays.over
         """`time.monotonic()`, seconds."""
 
     def __repr__(self) -> str:
@@ -77,8 +77,9 @@ class Result(Mapping[str, Any]):
         if arrays.status[i] == OK:
             return arrays.values[i]
         error = arrays.errors.get(i)
-        if error is not None:
+        if error is not None and arrays.status[i] == FAILED:
             raise error
+        # Not the loop's word to a node that was cancelled: whoever asks here isn't.
         msg = f"node {node!r} has no output: it was {_WORDS[arrays.status[i]]}"
         raise LookupError(msg)
 
@@ -110,6 +111,7 @@ class Arrays:
     """In the order in which they came."""
     because: dict[int, int]
     began: float = 0.0
+    over: float = 0.0
 
     def word(self, k: int) -> NodeStatus:
         """Its status."""

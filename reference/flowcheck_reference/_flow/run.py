@@ -78,7 +78,7 @@ class Run:
       count has it: nobody else ever sees it ready. Counting is one step in C each (`setdefault` where two count, `next`
       where more do): no lock, whatever the number of threads.
     - Every node gets an outcome, also those that never run; so the run is over when all that nothing waits for have
-      theirs (`sunk`). Then `over` is set, and the bell rung.
+      theirs (`sunk`). Then `status` is `final`, and told; then `over` is set, and the bell rung.
     - `active` is the number of nodes in flight, at most `limit`; it changes under `lock`. A node between two attempts
       isn't in flight.
     - What is in `ready` is never forgotten. Whoever puts something there then looks for a free place (`grow`), or takes
@@ -102,10 +102,11 @@ class Run:
         self.name = name
         self.limit = limit
         self.goes_on = goes_on
-        self.sized = False
-        """Does the engine have more threads for its sake?"""
         self.base = copy_context()
         """The caller's context. Each node runs in its own copy (FLO-13)."""
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is not None:  # which event loop the caller is in says nothing of where a node is
+            self.base.run(sniffio.current_async_library_cvar.set, None)
         self.outer = self.base.get(inside)
         """The run that has the node that this one was started in."""
         self.base.run(inside.set, self)
@@ -114,9 +115,9 @@ class Run:
         self.ready: deque[Entry] = deque()
         self.resting: dict[int, Resuming] = {}
         """Nodes between two attempts. Whoever pops one has it."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may stop the run in a thread that is inside
         self.active = 0
-        self.troubled = self.stopped = self.over = False
+        self.troubled = self.stopped = self.final = self.over = False
         self.status: Status = "completed"
         self.rings: list[Callable[[], object]] = []
         """Called once all is over, or the run was stopped."""
@@ -127,6 +128,7 @@ class Run:
         self._left = {k: _tokens(plan.indegree[k]) for k in plan.many}
         self._sunk = _tokens(plan.sinks)
         self._broken: BaseException | None = None
+        self._noted = False
         self.launch: Callable[[Entry], object] = _nobody
         """Start it, in a place that was counted. Set by the carriers; may be called in any thread."""
 
@@ -260,8 +262,10 @@ class Run:
 
     def stop(self, status: Status | None = None) -> None:
         """From now on no node begins. Any thread, any number of times; what runs goes on, unless its carrier ends it."""
-        if status is not None and not self.over and self.status == "completed":
-            self.status = status
+        if status is not None:
+            with self.lock:
+                if not self.final and self.status == "completed":
+                    self.status = status
         self.troubled = self.stopped = True
         for node in tuple(self.resting):
             with suppress(KeyError):
@@ -272,15 +276,25 @@ class Run:
 
     def crash(self, error: BaseException) -> None:
         """Something of the engine's own went wrong, no memory, say: nobody must wait in vain."""
-        self._broken = error
+        self._break(error)
+        if not self.over:
+            self._finish()
+
+    def _break(self, error: BaseException) -> None:
+        self._broken = self._broken or error
         self.status = "failed"
         self.stop()
-        self._finish()
 
     def _finish(self) -> None:
-        self.over = True
+        with self.lock:
+            self.final = True
+        self.arrays.over = monotonic()
         self.tell("run ended", None)
+        self.over = True
         self.ring()
+        self.rings.clear()  # they lead back here: nothing of a run that is over has to wait for the garbage collector
+        if self._broken is None:
+            self.launch = _nobody
 
     def ring(self) -> None:
         """Let all look again who wait for something of this run."""
@@ -301,8 +315,10 @@ class Run:
         event = Event(kind, self.name, "" if k is None else ids[k], status, len(ids), monotonic())
         try:
             emit(event)
-        except Exception:  # noqa: BLE001  his own affair
+        except BaseException as error:  # noqa: BLE001  his own affair, unless it is an interrupt, which ends the run
             self._log.exception("on_event raised")
+            if not isinstance(error, Exception):
+                self._break(error)
 
     def verdict(self) -> Result:
         """The result, now that all is over; or raise what the run failed with, with the result attached.
@@ -314,24 +330,55 @@ class Run:
         if broken is not None:
             errors.insert(0, broken)
         first = first_of(errors) if errors else None
-        result = Result(arrays, self.name, self.status, first, monotonic())
+        result = Result(arrays, self.name, self.status, first)
         if first is None or (self.goes_on and isinstance(first, Exception) and first is not broken):
             return result
+        with self.lock:
+            noted, self._noted = self._noted, True
         for k, other in arrays.errors.items():
-            if other is not first and arrays.status[k] == FAILED:
-                first.add_note(f"in the same run node {self.plan.ids[k]!r} ended with {type(other).__name__}: {other}")
+            if not noted and other is not first and arrays.status[k] == FAILED:
+                first.add_note(f"in the same run node {self.plan.ids[k]!r} ended with {_told(other)}")
         with suppress(Exception):  # an error that takes no attributes
             first._flow_result = result  # type: ignore[attr-defined]  # noqa: SLF001
         try:
             raise first
         finally:
-            del first, errors, result  # the traceback has this frame
+            del self, first, errors, result  # the traceback has this frame
+
+
+def _told(error: BaseException) -> str:
+    """Type and text, as far as it has one."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  its own `__str__`
+        return type(error).__name__
 
 
 def _nobody(entry: Entry) -> None:
-    """Before a carrier is there."""
+    """Before a carrier is there, and when all is over."""
     msg = f"nothing carries {entry!r}"
     raise AssertionError(msg)
+
+
+_OURS: Final = frozenset(
+    f"{(__package__ or '').partition('.')[0]}.{name}"
+    for name in (
+        "_attempts", "_coroutines", "_flow.foreign", "_flow.tasks", "_flow.threads", "_lanes", "_tasks", "_window",
+        "fanout", "flow",
+    )
+)  # fmt: skip
+
+
+def without_ours(error: BaseException) -> BaseException:
+    """Its traceback begins where the node's code does: it leads to no frame of the engine's, and so to no run."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _OURS:
+        traceback = traceback.tb_next
+    if traceback is not None:
+        error.__traceback__ = traceback
+    elif error.__traceback__ is not None:  # it is all ours: something of us was the node
+        error.__traceback__ = error.__traceback__.tb_next
+    return error
 
 
 def check(plan: Plan, executor: str) -> None:

@@ -29,6 +29,7 @@ class Shared:
         self._values: dict[str, Any] = dict(given)
         self._making: dict[str, _Making] = {}
         self._made: list[Any] = []
+        self._closed = False
         self._log = log
         self._lock = threading.Lock()
 
@@ -40,7 +41,9 @@ class Shared:
             making = self._asks(key, park.release)
             if making is None:
                 try:
-                    self._keep(key, make())
+                    if key not in self._values:
+                        self._refuse_closed(key)
+                        self._keep(key, make())
                 finally:
                     self._through(key)
             elif making.thread == threading.get_ident():
@@ -61,16 +64,24 @@ class Shared:
             making = self._asks(key, lambda soon=soon, over=over: soon(over.set))  # type: ignore[misc]
             if making is None:
                 try:
-                    value = make()
-                    self._keep(key, await value if inspect.isawaitable(value) else value)
+                    if key not in self._values:
+                        self._refuse_closed(key)
+                        value = make()
+                        self._keep(key, await value if inspect.isawaitable(value) else value)
                 finally:
                     self._through(key)
             else:
                 await over.wait()
         return cast("T", self._values[key])
 
+    def _refuse_closed(self, key: str) -> None:
+        """Who would close it?"""
+        if self._closed:
+            msg = f"the engine is closed: the shared {key!r} is not made any more"
+            raise RuntimeError(msg)
+
     def _asks(self, key: str, ring: Callable[[], object]) -> _Making | None:
-        """Who makes it, and will ring; None: the asker does."""
+        """Who makes it, and will ring; None: the asker does, unless it was made since he looked."""
         with self._lock:
             making = self._making.get(key)
             if making is None:
@@ -92,12 +103,13 @@ class Shared:
 
     def close(self) -> None:
         """Close what was made here, the last first. What was given is its giver's."""
+        self._closed = True
         while self._made:
             value = self._made.pop()
             self._quietly(value, getattr(value, "close", None))
 
     async def aclose(self) -> None:
-        """`close`, and await what must be."""
+        """`close`, and await what must be. Raises: cancellation, when all were asked to close."""
         while self._made:
             value = self._made.pop()
             over = self._quietly(value, getattr(value, "aclose", None) or getattr(value, "close", None))
@@ -106,6 +118,9 @@ class Shared:
                     await over
                 except Exception:  # noqa: BLE001  the others are closed, too
                     self._log.exception("closing the shared %r failed", value)
+                except BaseException:
+                    await self.aclose()
+                    raise
 
     def _quietly(self, value: Any, close: Any) -> Any:
         try:

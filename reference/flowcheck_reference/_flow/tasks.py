@@ -18,7 +18,7 @@ from flowcheck_reference._policy import name_of
 from flowcheck_reference.fanout import AsyncFanout
 
 from .results import values_of
-from .run import Entry, Run
+from .run import Entry, Run, without_ours
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -79,10 +79,14 @@ class TaskCarrier:
         self.slots = Slots(_WITHOUT_BOUND)
         self.inbox: deque[Entry] = deque()
         """Launched, not in the loop yet."""
+        self.served = False
+        """Is the loop through? What is launched still is a lapsed `Turn`, whose place goes back."""
         self.soon: Soon | None = None
         self.thread = 0
         self.in_node = False
         """Is a node's task, at this moment, handing on its place?"""
+        self.unborn: set[int] = set()
+        """Nodes whose tasks haven't begun. A loop that shuts down cancels them before they do."""
         self._start = started
         self._first = threading.Lock()
 
@@ -100,6 +104,8 @@ class TaskCarrier:
             except BaseException as error:  # noqa: BLE001  no thread for a loop
                 self.run.crash(error)
         self.ring()
+        if self.served:
+            self.drain()
 
     def ring(self) -> None:
         """Something was launched; or the run was stopped, or is over."""
@@ -118,7 +124,10 @@ class TaskCarrier:
                     self.thread = threading.get_ident()
                     self.soon = soon_here()
                     if begin is not None:
-                        begin()
+                        try:
+                            begin()
+                        except BaseException as error:  # noqa: BLE001  the verdict raises it
+                            run.crash(error)
                         run.grow()
                     while not (run.over or run.stopped):
                         self.drain()
@@ -130,10 +139,14 @@ class TaskCarrier:
                     raise
         finally:
             run.stop("cancelled")
+            while self.unborn:
+                run.hand_on(self.unborn.pop())
             with anyio.CancelScope(shield=True):
                 while not run.over:
                     self.drain()
                     await self.ringing()
+            self.served = True
+            self.drain()
             del self
 
     async def ringing(self) -> None:
@@ -148,7 +161,11 @@ class TaskCarrier:
     def drain(self) -> None:
         """Start what was launched elsewhere. In a task: elsewhere anyio starts none."""
         while self.inbox:
-            self.spawn(self.inbox.popleft())
+            try:
+                entry = self.inbox.popleft()
+            except IndexError:  # another thread, once the loop is through
+                return
+            self.spawn(entry)
 
     def spawn(self, entry: Entry) -> None:
         """Start it."""
@@ -157,10 +174,12 @@ class TaskCarrier:
         elif self.run.stopped or not isinstance(entry, int):
             self.run.hand_on(entry)
         else:
+            self.unborn.add(entry)
             self.run.base.copy().run(self.group.start_soon, self.node, entry)
 
     async def node(self, k: int) -> None:
         """A node's task."""
+        self.unborn.discard(k)
         run = self.run
         call = _Call(self, k)
         entry: Entry | None = k
@@ -182,7 +201,7 @@ class TaskCarrier:
         except BaseException as error:
             # A node that cancelled itself has only failed.
             if not _cancelled(error):
-                entry = run.fail(k, error)
+                entry = run.fail(k, without_ours(error))
             else:
                 if entry is None:
                     entry = run.fail(k, error, cancelled=True)
@@ -213,7 +232,6 @@ class _Call:
         self.attempts = 0
         self.placed = True
         """Has the node a place? Not between two attempts."""
-        self.__qualname__ = name_of(self.fn)  # what a timeout calls it
 
     async def outcome(self) -> Any:
         """Its value."""
@@ -224,6 +242,7 @@ class _Call:
                 return await self._fan_out()
             if node.policy is None:
                 return await self()
+            self.__qualname__ = name_of(self.fn)  # what a timeout calls it
             return await self.carrier.slots.drive(node.policy, self, (), {}, self.pause)
         finally:
             del self

@@ -4,7 +4,7 @@ any, so a chain costs no thread switch; a node that has a policy goes through it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from time import monotonic
 from typing import Any, Final
@@ -13,7 +13,7 @@ from flowcheck_reference._attempts import Away, Crew, Lane, Trial
 from flowcheck_reference._policy import RetryPolicy
 from flowcheck_reference.executor import here
 
-from .run import Entry, Run
+from .run import Entry, Run, without_ours
 
 _BUDGET: Final = 64
 """So many nodes in a row; then the lane lets others have the worker that wait for one."""
@@ -54,6 +54,8 @@ class ThreadCarrier:
             self.crew.pool.enqueue(item, first=not isinstance(entry, int))
         except BaseException as error:  # noqa: BLE001  the executor was shut down, or the system gives no thread
             item.fail(error)
+        if self.run.stopped:  # who stopped it before this saw nothing
+            self.withdraw()
 
     def withdraw(self) -> None:
         """The run was stopped: what no worker has yet is given its outcome here."""
@@ -79,8 +81,6 @@ class ThreadCarrier:
             pool_queue = self.crew.pool.queue
             budget = _BUDGET
             while True:
-                if run.ready and run.active < run.limit:
-                    run.grow()
                 if run.troubled:
                     entry = run.vet(entry)
                 if entry is None:
@@ -88,6 +88,8 @@ class ThreadCarrier:
                     if entry is None:
                         run.leave()
                         return
+                if run.ready and run.active < run.limit:  # after this lane has what it goes on with itself
+                    run.grow()
                 budget -= 1
                 if budget < 0:
                     if pool_queue:
@@ -134,13 +136,6 @@ class ThreadCarrier:
         if self.run.resting.pop(trial.node, None) is not None:  # else who stopped the run has it
             self.run.ready.appendleft(trial)
             self.run.grow()
-
-    def until_stopped(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items of a fan-out node, as long as they are wanted."""
-        for item in items:
-            if self.run.stopped:
-                return
-            yield item
 
 
 class _Item:
@@ -285,9 +280,11 @@ class _Way(Lane):
                 run.arrays.attempts[k] = self.trial.failures + 1
             self.next = run.succeed(k, value)
         except BaseException as error:  # noqa: BLE001  it is the node's, whatever it is
-            if self.trial is None and not run.plan.nodes[k].each:  # it never began: `TooManyAbandonedError`
+            each = run.plan.nodes[k].each
+            if self.trial is None and not each:  # it never began: `TooManyAbandonedError`
                 run.arrays.attempts[k] = 0
-            self.next = run.fail(k, without_ours(error))
+            dropped = each and run.stopped and isinstance(error, CancelledError)
+            self.next = run.fail(k, without_ours(error), cancelled=dropped)
         finally:
             self.trial = trial = value = None
         return True
@@ -300,7 +297,7 @@ class _Way(Lane):
             run.tell("node started", k)
         args = [values[i] for i in plan.args[k]]
         if plan.nodes[k].each:
-            return run.base.copy().run(self.carrier.fan_out, k, self.carrier.until_stopped(*args))
+            return run.base.copy().run(self.carrier.fan_out, k, *args)
         policy = plan.policies[k]
         assert policy is not None
         self.under(policy)
@@ -312,12 +309,3 @@ class _Way(Lane):
 
 
 _NO_POLICY: Final = RetryPolicy(attempts=1)
-
-
-def without_ours(error: BaseException) -> BaseException:
-    """Its traceback begins where the node's code does: it leads to no frame of the engine's, and so to no run."""
-    traceback = error.__traceback__
-    if traceback is not None:
-        error.__traceback__ = traceback.tb_next
-    return error
-
