@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -142,10 +142,26 @@ class Blames(NamedTuple):
     """Where too little overlap takes nothing from what is judged: it is noted here once, and not waited for again."""
 
 
-def play(lab: Lab, it: Instance, scenario: Scenario, blames: Blames, *, calm: bool = False) -> list[Played]:
+def order_of(lab: Lab, which: int) -> list[int]:
+    """The nodes of one of several runs, by the order in which they ended in what was played last."""
+    over = [node_of(call) for call in lab.timeline.names("ended", "raised", "lost")]
+    prefix = f"run{which}_n"
+    return [int(name.removeprefix(prefix)) for name in over if name.startswith(prefix)]
+
+
+def play(
+    lab: Lab,
+    it: Instance,
+    scenario: Scenario,
+    blames: Blames,
+    *,
+    calm: bool = False,
+    order: Sequence[int] = (),
+) -> list[Played]:
     """Force the scenario upon the subject, to the end of all runs.
 
     `calm`: before a node may end all else that can happen does; slow, but what starts too early is always seen.
+    `order`: nodes of one run end in this order, as far as they are in flight; the scenario's own decides on the rest.
 
     Raises:
         Inconclusive: nodes don't start as the scenario needs.
@@ -159,7 +175,8 @@ def play(lab: Lab, it: Instance, scenario: Scenario, blames: Blames, *, calm: bo
         going = [(run, place) for run in runs if not run.stopped() for place in run.live()]
         if not going:
             break
-        run, place = going[scenario.picks[turn % len(scenario.picks)] % len(going)]
+        asked = [one for place in order for one in going if one[1] == place]
+        run, place = asked[0] if asked else going[scenario.picks[turn % len(scenario.picks)] % len(going)]
         name = run.names[place]
         before = lab.timeline.names("ended", "raised", "lost").count(call_of(name))
         if calm:

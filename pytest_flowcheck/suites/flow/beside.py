@@ -19,6 +19,7 @@ from pytest_flowcheck.suites.flow._play import (
     dags,
     for_all,
     model,
+    order_of,
     outcomes_agree,
     play,
     scenarios,
@@ -142,13 +143,14 @@ def _own_end(lab: Lab, run: Played, runs: list[Played]) -> None:
 
 
 def _right_alone(lab: Lab, scenario: Scenario) -> None:
-    """What goes wrong without another run beside it is another rule's finding."""
-    for dag in scenario.dags:
+    """What goes wrong without another run beside it, its nodes ending in the same order, is another rule's finding."""
+    orders = [order_of(lab, which) for which in range(len(scenario.dags))]
+    for dag, order in zip(scenario.dags, orders, strict=True):
         lab.fresh()
         alone = scenario._replace(dags=(dag,))
         try:
             with lab.instance(max_workers=scenario.workers) as it:
-                (run,) = play(lab, it, alone, Blames(), calm=True)
+                (run,) = play(lab, it, alone, Blames(), calm=True, order=order)
                 starts_in_order(lab, run)
                 outcomes_agree(lab, run)
         except Violated as violated:
