@@ -47,12 +47,23 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
 
     Known: a trio loop of the kit's own that says that no deadline is set, while the kernel says that it waits for a day.
 
+    Known too: an idle thread of trio's cache, which waits ten seconds for a job and then ends. It is one if it is in a
+    futex with a deadline, and its innermost Python frame is the cache's own loop, which it leaves for the length of a job.
+
     Known too: the main thread of a `multiprocessing` manager's server, which waits a second for its stop flag, over and
     over (`Server.serve_forever` in `multiprocessing/managers.py`). It is one if this process started the manager, the
     wait has a deadline, and the server's accepting thread already waits at its door: then what it was given to run
     first has ended.
     """
     waits = [_rested(wait) for wait in waits]
+    if any(wait.kind == "timed" and wait.pid == os.getpid() for wait in waits):
+        idle = _idle_in_trios_cache()
+        waits = [
+            Wait(wait.pid, wait.tid, "untimed", "waits for a job: an idle thread of trio's cache")
+            if wait.kind == "timed" and wait.pid == os.getpid() and wait.tid in idle and "futex" in wait.text
+            else wait
+            for wait in waits
+        ]
     if not any(wait.kind == "timed" and wait.pid == wait.tid for wait in waits):
         return waits
     at_a_door = {wait.pid for wait in waits if wait.kind == "door"}
@@ -70,6 +81,20 @@ def _rested(wait: Wait) -> Wait:
     if wait.kind == "timed" and wait.pid == os.getpid() and TRIO_LONGEST in wait.text and _resting.get(wait.tid):
         return Wait(wait.pid, wait.tid, "untimed", "waits for events: a trio loop without deadlines")
     return wait
+
+
+def _idle_in_trios_cache() -> set[int]:
+    """Native ids of threads of this process that wait for trio to give them something to do."""
+    cache = sys.modules.get("trio._core._thread_cache")
+    loop = getattr(getattr(getattr(cache, "WorkerThread", None), "_work", None), "__code__", None)
+    if loop is None:
+        return set()
+    frames = sys._current_frames()  # noqa: SLF001 - the only way to see where another thread is  # pyright: ignore[reportPrivateUsage]
+    return {
+        thread.native_id or 0
+        for thread in threading.enumerate()
+        if thread.ident in frames and frames[thread.ident].f_code is loop
+    }
 
 
 def _servers() -> set[int]:

@@ -17,6 +17,8 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from controls.stage import Stage, dead
 
 fork = multiprocessing.get_context("fork")
@@ -298,3 +300,13 @@ def a_daemon_that_holds_nothing(stage: Stage) -> None:
     ends = os.pipe()
     KEPT.append(ends)
     stage.thread(os.read, ends[0], 1)
+
+
+@dead()
+def an_idle_thread_of_trios_cache(stage: Stage) -> None:
+    """It waits ten seconds for a job, and then ends: nothing comes of that."""
+    trio: Any = pytest.importorskip("trio")
+    done = threading.Event()
+    trio.lowlevel.start_thread_soon(int, lambda _: done.set())
+    done.wait()
+    stage.waiter()

@@ -13,6 +13,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 
 from controls.stage import Stage, every, live
 
@@ -203,3 +206,19 @@ def semaphore_of_a_daemon(stage: Stage) -> None:
 def semaphore_of_an_orphan(stage: Stage) -> None:
     """The same, with the orphan kept in the tree: it sleeps."""
     _daemon_semaphore(stage)
+
+
+@live()
+def a_job_in_trios_cache(stage: Stage) -> None:
+    """A thread of the cache has a job, which waits on a lock with a deadline, as the cache itself does when idle."""
+    trio: Any = pytest.importorskip("trio")
+    event = stage.waiter()
+    lock = threading.Lock()
+    lock.acquire()
+
+    def job() -> None:
+        while True:
+            lock.acquire(timeout=0.2)
+            event.set()
+
+    trio.lowlevel.start_thread_soon(job, lambda _: None)
