@@ -36,6 +36,9 @@ class Column:
     """It died or hung while it was loaded: every rule reads ADAPTER-ERROR with this line."""
     breaks: list[str] | None = None
     """In a selftest: the rules that this broken engine must fail."""
+    twin: bool = False
+    """In a selftest: the same engine on another loop library. That it fails what it must is shown there too; that it keeps
+    the rest was shown on the first."""
 
     def claimed(self, facet: str) -> frozenset[str] | None:
         """The capabilities that it claims of a facet; None if it does not claim the facet."""
@@ -103,7 +106,9 @@ class Plan:
             for column in self.columns:
                 if not column.problem and column.claimed(facet) is None:
                     continue
-                yield from (Task(rule, column) for rule in rules if not self.only or rule.id in self.only)
+                asked = set(column.breaks or ()) if column.twin else {rule.id for rule in rules}
+                asked &= set(self.only) or asked
+                yield from (Task(rule, column) for rule in rules if rule.id in asked)
 
     @property
     def partial(self) -> bool:

@@ -238,7 +238,10 @@ def _broken() -> list[Column]:
         subject = subjects.first_probe(subjects.load(f"{engine.__module__}:{engine.__qualname__}"))
         # a loop library that is not installed makes every rule NOT-TESTABLE, which tells nothing of the rules
         ways = [way for way in _columns(engine.__qualname__, subject) if find_spec(way.backend) is not None]
-        columns += [replace(column, name=engine.__qualname__, breaks=sorted(rules)) for column in ways]
+        columns += [
+            replace(column, name=engine.__qualname__, breaks=sorted(rules), twin=number > 0)
+            for number, column in enumerate(ways)
+        ]
     return columns
 
 
