@@ -6,7 +6,7 @@ Rules see only this: it is done or not, it has a result or an error, and it can 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -25,6 +25,19 @@ def is_cancellation(error: BaseException | None) -> bool:
         (c.__module__.partition(".")[0], c.__name__) in {("asyncio", "CancelledError"), ("trio", "Cancelled")}
         for c in type(error).__mro__
     )
+
+
+def reachable(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all that can be reached from it by `__cause__`, `__context__` and `exceptions`, each once."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        found = todo.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        todo += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 
 def _named(error: BaseException) -> str:

@@ -7,6 +7,7 @@ async with ...    one loop enters, runs every call as a task, and leaves   Loopi
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
@@ -39,6 +40,17 @@ def colour_of(opened: object, spec: str) -> Colour:
         f"{spec} gave an object of type {type(opened).__name__}; expected a context manager, or an async one, that gives "
         "a fresh instance"
     )
+
+
+def on_a_loop() -> bool:
+    """Whether the code that calls runs in a coroutine of this thread's loop."""
+    if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_run():
+        return True
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Instance(Protocol):
@@ -102,7 +114,7 @@ class Looping:
     """
 
     colour: Colour = "async"
-    library = ""
+    backend = ""
 
     def __init__(self, lab: Lab, manager: AbstractAsyncContextManager[Any]) -> None:
         self._lab, self._manager = lab, manager
@@ -112,7 +124,7 @@ class Looping:
         self._failed: BaseException | None = None
         context = copy_context()
         self._thread = threading.Thread(
-            target=context.run, args=(self._run,), daemon=True, name=f"the kit's {self.library} loop"
+            target=context.run, args=(self._run,), daemon=True, name=f"the kit's {self.backend} loop"
         )
 
     def __enter__(self) -> Self:
@@ -163,7 +175,7 @@ class Looping:
 class AsyncioLoop(Looping):
     """On asyncio."""
 
-    library = "asyncio"
+    backend = "asyncio"
 
     def _serve(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -215,7 +227,7 @@ class AsyncioLoop(Looping):
 class TrioLoop(Looping):
     """On trio."""
 
-    library = "trio"
+    backend = "trio"
 
     def __enter__(self) -> Self:
         try:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import threading
-from typing import Any
+from typing import Any, Self
 
 from pytest_flowcheck.proof import procfs
 from pytest_flowcheck.proof.processes import family, is_subreaper
@@ -61,7 +61,7 @@ class Harness:
         self._alarm: Any = None
 
     @classmethod
-    def at_start(cls) -> Harness:
+    def at_start(cls) -> Self:
         """Call it in `pytest_configure`, before any subject exists (and after `become_subreaper`)."""
         harness = cls()
         if not procfs.LINUX:

@@ -65,6 +65,7 @@ class Observer:
             if not _may_rest(first):
                 return conclude(tuple(wait for key in sorted(first) if (wait := _moved(key, first[key], first[key]))))
             second = _sample(before, skip)
+            self._sampled()
             after = self._tree = family(self._root)
         except ProcessLookupError:
             return Sighting(State.RUNNING, (), f"process {self._root} is gone")
@@ -75,6 +76,9 @@ class Observer:
         if waits:
             return conclude(tuple(sorted(waits, key=_place)))
         return conclude((*excuse(self._waits(second, frozenset(after), self._names)), *self._clocks(after)))
+
+    def _sampled(self) -> None:
+        """Called right behind the second sample: what it proves was so before this moment."""
 
     def prove(self, log_length: Callable[[], int], *, streak: int = 3) -> Sighting:
         """Look until `streak` QUIESCENT sightings in a row left the log as long as it was; or until one is not.

@@ -22,8 +22,9 @@ def family(root: int) -> list[int]:
 
     Guarantee: a process that lives from the beginning to the end of the call, and whose ancestors do, is listed.
 
-    Who is no descendant now never will be: orphans go to an ancestor. So strangers are remembered (see `_strangers`), and a
-    call costs what the family costs, not what the machine has processes.
+    Who is no descendant now never will be: a process is born below the one that forks it (with CLONE_PARENT beside it), and
+    orphans go to one of their ancestors. So strangers are remembered (see `_strangers`), and a call costs what the family
+    costs, not what the machine has processes.
     """
     with os.scandir("/proc") as entries:
         listed = [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
@@ -54,7 +55,10 @@ def family(root: int) -> list[int]:
 
 _Place = tuple[int, int]
 """A pid and the inode of its folder in `/proc`. The kernel drops the folder with the process (`proc_flush_pid`), and gives
-the next one of that pid a new inode: so they name a process for ever."""
+the next one of that pid a new inode: so they name a process for ever. Numbers up to `_NO_INODE` are what a listing says that
+could not look the folder up (`proc_fill_cache`): they name nothing."""
+
+_NO_INODE = 1
 
 _known_strangers: dict[int, frozenset[_Place]] = {}
 """By root: processes that are not below it."""
@@ -77,7 +81,11 @@ def _strangers(listed: list[_Place], known: frozenset[_Place], parents: dict[int
         far.update(seen)
         return True
 
-    return frozenset(place for place in listed if place in known or (place[0] != root and is_stranger(place[0])))
+    return frozenset(
+        place
+        for place in listed
+        if place[1] > _NO_INODE and (place in known or (place[0] != root and is_stranger(place[0])))
+    )
 
 
 def descendants(root: int | None = None) -> list[int]:

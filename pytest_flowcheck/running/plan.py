@@ -89,10 +89,14 @@ class Plan:
 
     @cached_property
     def rules(self) -> dict[str, list[Rule]]:
-        """The rules of every facet, sorted. Imports the suites."""
+        """The rules of every facet, sorted. Imports all suites, which a worker has no need of."""
+        return {facet: self._rules_of(facet) for facet in sorted(self.facets)}
+
+    def _rules_of(self, facet: str) -> list[Rule]:
+        """The rules of one facet, sorted. Imports its suite."""
         from pytest_flowcheck.rules import rules_of
 
-        return {facet: rules_of(importlib.import_module(module)) for facet, module in sorted(self.facets.items())}
+        return rules_of(importlib.import_module(self.facets[facet]))
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -100,15 +104,18 @@ class Plan:
         return {task.nodeid: task for task in self._tasks() if not self.ids or task.nodeid in self.ids}
 
     def _tasks(self) -> Iterator[Task]:
-        for facet, rules in self.rules.items():
+        for facet in sorted(self.facets):
             if self.chosen_facets and facet not in self.chosen_facets:
                 continue
-            for column in self.columns:
-                if not column.problem and column.claimed(facet) is None:
-                    continue
-                asked = set(column.breaks or ()) if column.twin else {rule.id for rule in rules}
-                asked &= set(self.only) or asked
-                yield from (Task(rule, column) for rule in rules if rule.id in asked)
+            columns = [column for column in self.columns if column.problem or column.claimed(facet) is not None]
+            rules = self._rules_of(facet) if columns else []
+            for column in columns:
+                yield from (Task(rule, column) for rule in rules if self._asks(rule, column))
+
+    def _asks(self, rule: Rule, column: Column) -> bool:
+        if self.only and rule.id not in self.only:
+            return False
+        return not column.twin or rule.id in (column.breaks or ())
 
     @property
     def partial(self) -> bool:

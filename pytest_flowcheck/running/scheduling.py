@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from xdist.scheduler import LoadScheduling  # type: ignore[import-untyped]  # xdist ships no types
@@ -28,6 +29,11 @@ class Scheduler(LoadScheduling):  # type: ignore[misc]
         super().__init__(config, log)
         self._begun, self._left = begun, left
         self._stillborn = 0
+
+    def _send_tests(self, node: Any, num: int) -> None:
+        """As xdist has it, but a worker that has just ended is no error: `remove_node` gives back what it was sent."""
+        with suppress(OSError):
+            super()._send_tests(node, num)
 
     def remove_node(self, node: Any) -> str | None:
         """Give back what the worker had in hand; returns the item that it died in, if any."""

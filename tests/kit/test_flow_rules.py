@@ -19,15 +19,17 @@ from typing import Any
 import pytest
 from bystanders import fresh_harness
 
-from flowcheck_reference.broken.flow import _sound, after, attempts, beside, failing, order, refusing, scale
+from flowcheck_reference.broken.flow import _sound, after, attempts, beside, failing, order, refusing, scale, waiting
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.proof import Observer, State
 from pytest_flowcheck.protocols import Adapter, Closed, Inexpressible, Invalid
 from pytest_flowcheck.protocols.flow import Graph, Node, Run
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.suites import flow
 from pytest_flowcheck.suites.flow._play import Scenario, Step, model, table
+from pytest_flowcheck.suites.flow.waiting import Sleepers
 
 RULES = {rule.id: rule for rule in rules_of(flow)}
 WHAT_RUNS = ["01", "02", "03", "04", "06", "07", "13", "14", "17", "18", "20", "21", "22", "29", "33", "37", "38"]
@@ -319,3 +321,54 @@ def test_a_failure_names_nodes_and_numbers(rule: str, broken: Any, facts: str) -
     message = judged(rule, broken).message
     assert facts in message, message
     assert "Usual cause:" in message
+
+
+@pytest.mark.parametrize("broken", [waiting.LooksEveryThreeMilliseconds, waiting.LooksEveryThreeMillisecondsOnTheLoop])
+def test_a_polling_quantum_is_found_among_many_idle_threads(broken: Any) -> None:
+    """What earlier rules left behind costs no time at a look: a pause of three milliseconds must not be over before it."""
+    over = threading.Event()
+    idle = [threading.Thread(target=over.wait, daemon=True) for _ in range(150)]
+    for thread in idle:
+        thread.start()
+    try:
+        finding = judged("FLO-11", broken)
+    finally:
+        over.set()
+        for thread in idle:
+            thread.join()
+    assert finding.verdict is Verdict.VIOLATED, finding.message
+
+
+def test_who_was_not_looked_at_and_ran_is_looked_at_from_then_on() -> None:
+    """The counters tell: what was concluded without him is void."""
+    turn, over, woke = threading.Event(), threading.Event(), threading.Event()
+
+    def sleeps_twice() -> None:
+        turn.wait()
+        woke.set()
+        over.wait()
+
+    def sleeps() -> None:
+        over.wait()
+
+    both = [threading.Thread(target=target, daemon=True) for target in (sleeps_twice, sleeps)]
+    for thread in both:
+        thread.start()
+    keys = [(os.getpid(), thread.native_id or 0) for thread in both]
+    observer = Observer()
+    while observer.look().state is State.RUNNING:
+        pass
+    sleepers = Sleepers.at_start()
+    try:
+        assert set(keys) <= set(sleepers.threads())
+        assert not sleepers.woken()
+        turn.set()
+        woke.wait()
+        assert sleepers.woken()
+        assert keys[0] not in sleepers.threads()
+        assert keys[1] in sleepers.threads()
+        assert not sleepers.woken()
+    finally:
+        over.set()
+        for thread in both:
+            thread.join()

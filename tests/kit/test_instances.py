@@ -492,3 +492,12 @@ def test_not_testable_from_the_opener() -> None:
     subject = subjects.Subject("s", "1", "tests:S", Fixed.claims, is_adapter=True, target=Fixed())
     with pytest.raises(NotTestable, match="its size is fixed"):
         subject.open("retry", max_workers=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "thorough", "expected"), [(100, True, 100), (100, False, 20), (2, False, 2), (8, False, 3)]
+)
+def test_the_selftest_repeats_less_a_certification_never(asked: int, thorough: bool, expected: int) -> None:
+    """A fifth, at least three, never more than was asked for."""
+    subject = subjects.Subject("s", "1", "tests:S", {}, is_adapter=True, target=Threads())
+    assert Lab(subject, thorough=thorough).repeated(asked) == expected

@@ -12,11 +12,12 @@ from bystanders import fresh_harness
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.probes.lab import Lab
 from pytest_flowcheck.rules import Rule, bundled_rules
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.subjects import Subject, first_probe, load
-from pytest_flowcheck.suites.retry._shared import LIMITS, TooSlow, reachable, with_limits
+from pytest_flowcheck.suites.retry._shared import LIMITS, TooSlow, with_limits
 from pytest_flowcheck.suites.retry.machine import Expected, model, slower
 
 RULES = {rule.id: rule for rule in bundled_rules() if rule.facet == "retry"}

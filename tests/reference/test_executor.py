@@ -26,6 +26,7 @@ from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from gating import LIMIT, Gate
 
 import flowcheck_reference
 from flowcheck_reference import Executor
@@ -34,38 +35,6 @@ from flowcheck_reference.subject import Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LIMIT = 30.0
-"""Seconds: the fence around what must not hang."""
-
-
-class Gate:
-    """Tasks wait at it; it knows how many came."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.came = threading.Semaphore(0)
-
-    def __call__(self, value: Any = None) -> Any:
-        self.came.release()
-        assert self.opened.wait(LIMIT), "the gate was never opened"
-        return value
-
-    def arrived(self, n: int = 1) -> None:
-        """Wait until n more tasks have come."""
-        for _ in range(n):
-            assert self.came.acquire(timeout=LIMIT), "a task did not start"
-
-    def nobody_waits(self) -> bool:
-        """Did no other task come?"""
-        return not self.came.acquire(blocking=False)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """A gate that is open at the end, whatever happened."""
-    gate = Gate()
-    yield gate
-    gate.opened.set()
 
 
 def workers_of(executor: Executor) -> list[threading.Thread]:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from gating import LIMIT, Gate
 
 from flowcheck_reference._flow.run import Run
 from flowcheck_reference._sizing import default_workers
@@ -45,8 +46,6 @@ from flowcheck_reference.retry import AttemptTimeout, TooManyAbandonedError
 if TYPE_CHECKING:
     from types import FrameType
 
-LIMIT = 30.0
-"""Seconds: the fence around what must not hang."""
 
 NOW = partial(RetryPolicy, wait_max=0.0)
 """A policy without backoff."""
@@ -54,43 +53,6 @@ SOON = partial(RetryPolicy, wait_initial=0.001, wait_jitter=0.0)
 """A policy with one."""
 LATE = partial(RetryPolicy, wait_initial=1000.0, wait_max=1000.0, wait_jitter=0.0)
 """A policy with one that nobody is to wait for."""
-
-
-class Gate:
-    """Nodes wait at it; it knows how many came."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.came = threading.Semaphore(0)
-
-    def __call__(self, value: Any = None) -> Any:
-        self.came.release()
-        assert self.opened.wait(LIMIT), "the gate was never opened"
-        return value
-
-    async def aio(self, value: Any = None) -> Any:
-        """The same for an async node."""
-        self.came.release()
-        while not self.opened.is_set():
-            await checkpoint()
-        return value
-
-    def arrived(self, n: int = 1) -> None:
-        """Wait until n more have come."""
-        for _ in range(n):
-            assert self.came.acquire(timeout=LIMIT), "a node did not start"
-
-    def nobody_waits(self) -> bool:
-        """Did no other come?"""
-        return not self.came.acquire(blocking=False)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """A gate that is open at the end, whatever happened."""
-    gate = Gate()
-    yield gate
-    gate.opened.set()
 
 
 @pytest.fixture

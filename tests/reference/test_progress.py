@@ -46,3 +46,4 @@ def test_a_run_that_began_before_is_passed_over() -> None:
     assert [getattr(event, "kind", "") for event in events] == ["run started", "node started", "node ended", "run ended"]
     for event in events[1:]:
         bars(event)  # type: ignore[arg-type]
+    assert not bars._lines

@@ -28,6 +28,7 @@ import anyio
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
+from gating import LIMIT, Gate
 
 from flowcheck_reference._attempts import Away, Crew, Lane, Trial
 from flowcheck_reference._calls import _Attempt
@@ -37,11 +38,9 @@ from flowcheck_reference.executor import Executor, Worker, pool_of
 from flowcheck_reference.retry import AsyncRetrier, AttemptTimeout, Retrier, RetryPolicy, TooManyAbandonedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
 
-LIMIT = 30.0
-"""Seconds: the fence around what must not hang."""
 SHORT = 0.03
 """Seconds: a limit that every attempt is to exceed."""
 MIDDLE = 0.25
@@ -53,36 +52,6 @@ SOON = partial(RetryPolicy, wait_initial=0.001, wait_jitter=0.0)
 """A policy with one."""
 
 Way: TypeAlias = "Callable[..., Any]"
-
-
-class Gate:
-    """Attempts wait at it; it knows how many came."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.came = threading.Semaphore(0)
-
-    def __call__(self, value: Any = None) -> Any:
-        self.came.release()
-        assert self.opened.wait(LIMIT), "the gate was never opened"
-        return value
-
-    def arrived(self, n: int = 1) -> None:
-        """Wait until n more attempts have come."""
-        for _ in range(n):
-            assert self.came.acquire(timeout=LIMIT), "an attempt did not start"
-
-    def nobody_waits(self) -> bool:
-        """Did no other attempt come?"""
-        return not self.came.acquire(blocking=False)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """A gate that is open at the end, whatever happened."""
-    gate = Gate()
-    yield gate
-    gate.opened.set()
 
 
 @pytest.fixture(params=["call", "submit"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -149,17 +147,6 @@ def within(lab: Lab, bound: int, name: str = "item") -> None:
     most, which = most_in_flight(lab, name)
     if most > bound:
         raise Inconclusive(f"{', '.join(which)} were in flight at max_concurrency={bound}", because_of="FAN-02")
-
-
-def on_a_loop() -> bool:
-    """Whether the code that calls runs in a coroutine of this thread's loop."""
-    if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_run():
-        return True
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 # --- what a call gave -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.instance import on_a_loop
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.fanout._play import Scenario, Stage, all_return, for_all, forced
@@ -17,7 +18,6 @@ from pytest_flowcheck.suites.fanout._shared import (
     in_flight,
     let_go,
     of,
-    on_a_loop,
     outcomes,
     told,
 )

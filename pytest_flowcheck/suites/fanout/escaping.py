@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.instance import on_a_loop
 from pytest_flowcheck.protocols import Foreign
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.fanout._shared import (
@@ -25,7 +26,6 @@ from pytest_flowcheck.suites.fanout._shared import (
     live_at_return,
     moment_of_return,
     of,
-    on_a_loop,
     outcomes,
     over,
     within,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import AdapterError, Inconclusive
-from pytest_flowcheck.probes.calls import is_cancellation
+from pytest_flowcheck.probes.calls import is_cancellation, reachable
 from pytest_flowcheck.protocols import Failed, Foreign, Ok, Skipped
 from pytest_flowcheck.protocols.flow import Graph, Kind, Node, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy
@@ -230,19 +230,6 @@ def completed(lab: Lab, call: Call[Any], values: Mapping[str, Any] | None = None
 # --- errors --------------------------------------------------------------------------------------------------------------
 
 
-def reachable(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that can be reached from it by `__cause__`, `__context__` and `exceptions`, each once."""
-    seen: set[int] = set()
-    todo = [error]
-    while todo:
-        found = todo.pop(0)
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        todo += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
-
-
 def errors_of(run: Run) -> Iterator[BaseException]:
     """All errors that the run tells: its own, and those of its nodes."""
     yield from reachable(run.error)
@@ -349,3 +336,43 @@ def let_go(lab: Lab, *names: str) -> None:
     for name in names:
         lab.open(call_of(name))
         lab.until(lambda name=name: over(lab, name), f"{name} ends once its gate is open", needs="FLO-01")  # type: ignore[misc]
+
+
+# --- fans of gated nodes -------------------------------------------------------------------------------------------------
+
+
+def fan(lab: Lab, name: str, size: int, *, gated: bool = True) -> list[Node]:
+    """Nodes that don't depend on each other: `a0`, `a1`, ..."""
+    return [node(lab, f"{name}{number}", gated=gated) for number in range(size)]
+
+
+def ids(nodes: Sequence[Node]) -> list[str]:
+    """Their ids."""
+    return [one.id for one in nodes]
+
+
+def some_in_flight(
+    lab: Lab, call: Call[Any], nodes: Sequence[Node], size: int, *, needs: str | None = "FLO-02"
+) -> None:
+    """Wait until `size` of these gated nodes are in flight.
+
+    Raises:
+        Inconclusive: they never are, because of `needs`.
+        Violated: the same, where that is what the rule asks.
+    """
+    text = f"{size} of the {len(nodes)} gated nodes of {call.what} are in flight"
+    lab.until(lambda: call.done or len(in_flight(lab, *ids(nodes))) >= size, text, needs=needs)
+    if call.done and len(in_flight(lab, *ids(nodes))) < size:
+        facts = f"{call.what} {ended(call)} while its nodes were at their shut gates"
+        if needs is not None:
+            raise Inconclusive(facts, because_of=needs)
+        lab.check(False, facts, text)
+
+
+def let_all_go(lab: Lab, call: Call[Any], nodes: Sequence[Node], *, needs: str | None = "FLO-01") -> None:
+    """Open the gates of these nodes; the run completes."""
+    lab.open(*(f"{one.id} #1" for one in nodes))
+    completed(lab, call, needs=needs)
+    missing = sorted(set(ids(nodes)) - set(starts(lab)))
+    if missing:
+        raise Inconclusive(f"{call.what} completed, but {', '.join(missing)} never ran", because_of="FLO-01")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable, Violated
+from pytest_flowcheck.probes.instance import on_a_loop
 from pytest_flowcheck.protocols import Refused, Unsupported
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.fanout._shared import on_a_loop
 from pytest_flowcheck.suites.flow._play import (
     Blames,
     Played,

@@ -11,6 +11,7 @@ from threading import get_native_id
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.protocols import Failed, Foreign, Invalid, Ok
 from pytest_flowcheck.protocols.flow import Graph, Kind, Node, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy
@@ -25,7 +26,6 @@ from pytest_flowcheck.suites.flow._shared import (
     given,
     node,
     output,
-    reachable,
     run_of,
 )
 

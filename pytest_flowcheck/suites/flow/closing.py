@@ -15,8 +15,18 @@ from pytest_flowcheck.proof import Census, census
 from pytest_flowcheck.protocols import Closed, Failed, Ok
 from pytest_flowcheck.protocols.flow import Graph, Node
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.flow._shared import begin, completed, ended, node, run_of, starts, told
-from pytest_flowcheck.suites.flow.limits import fan, let_all_go, some_in_flight
+from pytest_flowcheck.suites.flow._shared import (
+    begin,
+    completed,
+    ended,
+    fan,
+    let_all_go,
+    node,
+    run_of,
+    some_in_flight,
+    starts,
+    told,
+)
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call

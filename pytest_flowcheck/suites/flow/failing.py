@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.protocols import Ok, Skipped
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import (
@@ -18,7 +19,6 @@ from pytest_flowcheck.suites.flow._shared import (
     node,
     over,
     own_error,
-    reachable,
     run_of,
     running,
     starts,

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_flowcheck.errors import AdapterError, Inconclusive, Judgement
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.proof import census
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import (
     begin,
     completed,
     ended,
+    fan,
+    ids,
     in_flight,
-    node,
-    reachable,
+    let_all_go,
+    some_in_flight,
     starts,
     told,
 )
@@ -24,48 +27,9 @@ from pytest_flowcheck.suites.flow._shared import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.instance import Instance
     from pytest_flowcheck.probes.lab import Lab
     from pytest_flowcheck.probes.timeline import Event
-    from pytest_flowcheck.protocols.flow import Node
-
-
-def fan(lab: Lab, name: str, size: int, *, gated: bool = True) -> list[Node]:
-    """Nodes that don't depend on each other: `a0`, `a1`, ..."""
-    return [node(lab, f"{name}{number}", gated=gated) for number in range(size)]
-
-
-def ids(nodes: Sequence[Node]) -> list[str]:
-    """Their ids."""
-    return [one.id for one in nodes]
-
-
-def some_in_flight(
-    lab: Lab, call: Call[Any], nodes: Sequence[Node], size: int, *, needs: str | None = "FLO-02"
-) -> None:
-    """Wait until `size` of these gated nodes are in flight.
-
-    Raises:
-        Inconclusive: they never are, because of `needs`.
-        Violated: the same, where that is what the rule asks.
-    """
-    text = f"{size} of the {len(nodes)} gated nodes of {call.what} are in flight"
-    lab.until(lambda: call.done or len(in_flight(lab, *ids(nodes))) >= size, text, needs=needs)
-    if call.done and len(in_flight(lab, *ids(nodes))) < size:
-        facts = f"{call.what} {ended(call)} while its nodes were at their shut gates"
-        if needs is not None:
-            raise Inconclusive(facts, because_of=needs)
-        lab.check(False, facts, text)
-
-
-def let_all_go(lab: Lab, call: Call[Any], nodes: Sequence[Node], *, needs: str | None = "FLO-01") -> None:
-    """Open the gates of these nodes; the run completes."""
-    lab.open(*(f"{one.id} #1" for one in nodes))
-    completed(lab, call, needs=needs)
-    missing = sorted(set(ids(nodes)) - set(starts(lab)))
-    if missing:
-        raise Inconclusive(f"{call.what} completed, but {', '.join(missing)} never ran", because_of="FLO-01")
 
 
 def threads_of(events: Sequence[Event]) -> dict[tuple[int, int], str]:

@@ -16,13 +16,15 @@ from pytest_flowcheck.suites.flow._shared import (
     begin,
     completed,
     ended,
+    fan,
     in_flight,
+    let_all_go,
     node,
     ran_as_coroutine,
     running,
+    some_in_flight,
     starts,
 )
-from pytest_flowcheck.suites.flow.limits import fan, let_all_go, some_in_flight
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call

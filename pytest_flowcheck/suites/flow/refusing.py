@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.protocols import Foreign, Invalid
 from pytest_flowcheck.protocols.flow import Node, Run
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.flow._shared import begin, completed, ended, errors_of, given, node, reachable, starts
+from pytest_flowcheck.suites.flow._shared import begin, completed, ended, errors_of, given, node, starts
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.protocols.flow import Graph, Node
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import (
@@ -15,7 +16,6 @@ from pytest_flowcheck.suites.flow._shared import (
     ended,
     errors_of,
     node,
-    reachable,
     run_of,
     starts,
     word,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,19 +162,6 @@ def coroutines_only(lab: Lab, it: Instance) -> None:
 
 
 # --- errors --------------------------------------------------------------------------------------------------------------
-
-
-def reachable(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that can be reached from it by `__cause__`, `__context__` and `exceptions`, each once."""
-    seen: set[int] = set()
-    todo = [error]
-    while todo:
-        found = todo.pop(0)
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        todo += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 
 def is_the(lab: Lab, error: BaseException | None, expected: BaseException) -> bool:

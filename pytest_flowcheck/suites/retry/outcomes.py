@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.calls import reachable
 from pytest_flowcheck.protocols import Invalid
 from pytest_flowcheck.protocols.retry import RetryPolicy
 from pytest_flowcheck.rules import rule
@@ -22,7 +23,6 @@ from pytest_flowcheck.suites.retry._shared import (
     is_the,
     over,
     raised_last,
-    reachable,
     runs,
     timed_out,
     times,

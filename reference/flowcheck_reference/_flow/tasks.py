@@ -68,8 +68,8 @@ async def in_a_thread(do: Callable[[], object]) -> None:
 class TaskCarrier:
     """A run's side of an event loop: `serve` in some task of it, and a task for each node, in a context of its own.
 
-    A task that ends hands its place on, mostly to the node that it made ready. All but `launch`, `withdraw` and `look`'s
-    request is done in the loop's thread.
+    A task that ends hands its place on, mostly to the node that it made ready. All but `launch` and `ring` is
+    done in the loop's thread.
     """
 
     group: TaskGroup

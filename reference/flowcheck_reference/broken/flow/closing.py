@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from flowcheck_reference.broken.flow._hand import AsyncEngine, Core, Crew, Engine, Hand, HandAsync, Running
-from pytest_flowcheck.protocols import breaks
+from pytest_flowcheck.protocols import Closed, breaks
 from pytest_flowcheck.protocols.flow import Graph, Run
 
 
@@ -35,11 +35,18 @@ class OnlyClosesOnce(Hand):
 
 @breaks("FLO-10")
 class LeavesItsThreads(Hand):
-    """`shutdown(wait=False)` that reaches nobody: idle threads are not told."""
+    """No run begins any more, and the threads are not told."""
 
     class Flow(Engine):
+        closed = False
+
+        def lent(self, run: Running) -> AbstractContextManager[None]:
+            if self.closed:
+                raise Closed("the engine is closed")
+            return super().lent(run)
+
         def close(self) -> None:
-            self.crew.limit = 0
+            self.closed = True
 
 
 @breaks("FLO-10")
