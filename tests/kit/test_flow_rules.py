@@ -29,6 +29,7 @@ from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.suites import flow
 from pytest_flowcheck.suites.flow._play import Scenario, Step, model, table
+from pytest_flowcheck.suites.flow._script import program
 from pytest_flowcheck.suites.flow.waiting import Sleepers
 
 RULES = {rule.id: rule for rule in rules_of(flow)}
@@ -281,6 +282,19 @@ def test_the_script_shows_the_same_without_pytest(rule: str, broken: Any, backen
     assert ran(text, tmp_path) == 1
     other = f"from {sound.__module__} import {sound.__name__}\n\nsubject = {sound.__name__}()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
+
+
+def test_the_script_looks_whose_error_a_run_tells(tmp_path: Path) -> None:
+    """Both runs fail as they must; but one of them with the other's error."""
+    scenario = Scenario(workers=2, dags=((Step((), "raises"),), (Step((), "raises"),)), picks=(0, 0))
+    statuses = [dict.fromkeys(["n0"], "failed")] * 2
+    for adapter, status in ((beside.OneErrorForAll, 1), (_sound.SoundAsync, 0)):
+        source = f"from {adapter.__module__} import {adapter.__name__}\n\nsubject = {adapter.__name__}()"
+        text = program(source, loop="asyncio", scenario=scenario, expected=statuses, goes_on=False)
+        assert (
+            ran(text.replace("bodies[run][node].gate.set()", "[b['n0'].gate.set() for b in bodies]"), tmp_path)
+            == status
+        )
 
 
 def ran(text: str, folder: Path) -> int:

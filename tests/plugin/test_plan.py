@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.running.plan import Column, Plan
 from pytest_flowcheck.running.scheduling import Scheduler
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def plan(*columns: Column, **changes: Any) -> Plan:

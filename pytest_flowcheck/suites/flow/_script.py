@@ -76,7 +76,7 @@ class Body:
             problems.append(f"{{self.node}} of run {{self.run}} was given {{input!r}}, {{got}}, not {{self.run!r}}, {{right}}")
         note(self.run, self.node, "ended" if self.act == "returns" else "raised")
         if self.act == "raises":
-            raise ValueError(f"{{self.node}} failed")
+            raise ValueError(f"{{self.node}} of run {{self.run}} failed")
         return f"{{self.node}}@{{self.run}}"
 
 
@@ -110,6 +110,17 @@ def told(outcome):
     if isinstance(outcome, Ok):
         return "ok"
     return "skipped" if isinstance(outcome, Skipped) else "failed" if isinstance(outcome, Failed) else None
+
+
+def reachable(error):
+    return {{str(error)}}.union(
+        *map(reachable, filter(None, (error.__cause__, error.__context__, *getattr(error, "exceptions", ())))))
+
+
+def errors(end):
+    """The texts of all errors that a run tells."""
+    failed = [outcome.error for outcome in getattr(end, "nodes", {{}}).values() if isinstance(outcome, Failed)]
+    return set().union(*map(reachable, filter(None, (getattr(end, "error", None), *failed))))
 
 
 {call}
@@ -159,6 +170,12 @@ for run, nodes in enumerate(RUNS):
     print(f"run {{run}} expected:", status, EXPECTED[run])
     if getattr(end, "status", None) != status:
         problems.append(f"run {{run}} is not {{status}}")
+    texts = {{r: errors(end) & {{f"{{node}} of run {{r}} failed" for node, _, _ in RUNS[r]}} for r in range(len(RUNS))}}
+    for r in range(len(RUNS)):
+        if r != run and texts[r]:
+            problems.append(f"run {{run}} tells of run {{r}}: {{texts[r]}}")
+    if status == "failed" and not texts[run]:
+        problems.append(f"run {{run}} does not tell its own node's error")
     for node, outcome in getattr(end, "nodes", {{}}).items():
         right, got = EXPECTED[run][node], told(outcome)
         wrong = got != right and (status == "completed" or got == "ok" or (got == "failed" and right == "skipped"))
