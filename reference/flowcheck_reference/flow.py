@@ -442,8 +442,10 @@ class Running:
         park.acquire()
 
         def ring() -> None:
-            with suppress(RuntimeError):  # he hasn't come to it since the last time
+            try:
                 park.release()
+            except RuntimeError:  # he hasn't come to it since the last time
+                return
 
         run.rings.append(ring)
         try:
@@ -457,8 +459,9 @@ class Running:
             finally:
                 pool.wait_ends(lends)
         finally:
-            with suppress(ValueError):
-                run.rings.remove(ring)
+            if not run.over:  # then nobody rings any more
+                with suppress(ValueError):
+                    run.rings.remove(ring)
 
     def _sleep(self, park: threading.Lock, until: float | None) -> bool:
         while not self._run.over:

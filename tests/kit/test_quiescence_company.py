@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,14 +42,20 @@ CONFTEST = """
         finally:
             item.config.harness.rule_ended()
 
+    def carries_subjects(config):
+        return hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(session, exitstatus):
+        # before xdist hears of it, which gives a worker five seconds from then on
         session.config.status = int(exitstatus)
+        if carries_subjects(session.config):
+            kill_tree(descendants())
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(config):
         sys.stdout.flush()
-        if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-            kill_tree(descendants())
+        if carries_subjects(config):
             os._exit(config.status)
 """
 
@@ -115,28 +123,24 @@ def run(folder: Path, tests: str, *options: str) -> None:
     """The tests in a pytest of their own; they must pass, and there must be some."""
     (folder / "conftest.py").write_text(textwrap.dedent(CONFTEST))
     (folder / "test_rules.py").write_text(textwrap.dedent(tests))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-c",
-            os.devnull,
-            f"--rootdir={folder}",
-            *LEFT_OUT,
-            *options,
-            str(folder),
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": PATH},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout, done.stdout
+    command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={folder}", *LEFT_OUT, *options, str(folder)]
+    printed = folder / "printed"
+    with printed.open("w") as output:  # no pipe: a process that is left behind would hold it open
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": PATH},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(280)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, printed.read_text()
+    assert " passed" in printed.read_text()
 
 
 COMPANY = [

@@ -1815,3 +1815,26 @@ def test_a_closed_engine_makes_no_resource() -> None:
     assert engine.resource("made", list) == {}
     with pytest.raises(RuntimeError, match="closed"):
         engine.resource("other", dict)
+
+
+# -- nothing is left for the garbage collector
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_run_leaves_no_cycle(nested: bool) -> None:
+    """Thousands of runs cost no collection: what a run made is gone when its result is."""
+    flow, outer = Flow(), Flow()
+    flow.add(int, id="a", needs=[])
+    flow.add(str, id="b", needs=["a"])
+    with Engine(2) as engine:
+        outer.add(lambda: engine.run(flow)["b"], id="runs", needs=[])
+        engine.run(outer if nested else flow)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                engine.run(outer if nested else flow)
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < 10, f"{found} objects in cycles after ten runs"

@@ -62,6 +62,9 @@ class Resuming(Protocol):
 Entry: TypeAlias = "int | Resuming"
 
 
+_NONE_LEFT: Final[dict[int, Callable[[], int]]] = {}
+
+
 def _tokens(needed: int) -> Callable[[], int]:
     """The n-th call gives n, whoever calls, without a lock."""
     if _GIL:
@@ -102,16 +105,18 @@ class Run:
         self.name = name
         self.limit = limit
         self.goes_on = goes_on
-        self.base = copy_context()
+        self.base = base = copy_context()
         """The caller's context. Each node runs in its own copy (FLO-13)."""
         sniffio = sys.modules.get("sniffio")
-        if sniffio is not None:  # which event loop the caller is in says nothing of where a node is
-            self.base.run(sniffio.current_async_library_cvar.set, None)
-        self.outer = self.base.get(inside)
+        if sniffio is not None and sniffio.current_async_library_cvar.get() is not None:
+            # which event loop the caller is in says nothing of where a node is
+            base.run(sniffio.current_async_library_cvar.set, None)
+        self.outer = inside.get()
         """The run that has the node that this one was started in."""
-        self.base.run(inside.set, self)
-        self.arrays = Arrays(plan, [None] * size, bytearray(size), [0.0] * size, [0.0] * size, {}, {}, {})
-        self.arrays.values.append(value)
+        base.run(inside.set, self)
+        values = [None] * size
+        values.append(value)
+        self.arrays = Arrays(plan, values, bytearray(size), [0.0] * size, [0.0] * size, {}, {}, {})
         self.ready: deque[Entry] = deque()
         self.resting: dict[int, Resuming] = {}
         """Nodes between two attempts. Whoever pops one has it."""
@@ -125,7 +130,7 @@ class Run:
         self._emit = emit
         self.emits = emit is not None
         self._pair: Callable[[int, int], int] = dict[int, int]().setdefault
-        self._left = {k: _tokens(plan.indegree[k]) for k in plan.many}
+        self._left = {k: _tokens(plan.indegree[k]) for k in plan.many} if plan.many else _NONE_LEFT
         self._sunk = _tokens(plan.sinks)
         self._broken: BaseException | None = None
         self._noted = False
@@ -137,7 +142,8 @@ class Run:
     def begin(self) -> None:
         """All that waits for nothing is ready."""
         self.arrays.began = monotonic()
-        self.tell("run started", None)
+        if self.emits:
+            self.tell("run started", None)
         self.ready.extend(self.plan.roots)
         if not self.plan.ids:
             self._finish()
@@ -289,10 +295,13 @@ class Run:
         with self.lock:
             self.final = True
         self.arrays.over = monotonic()
-        self.tell("run ended", None)
+        if self.emits:
+            self.tell("run ended", None)
         self.over = True
         self.ring()
-        self.rings.clear()  # they lead back here: nothing of a run that is over has to wait for the garbage collector
+        # Both lead back here: nothing of a run that is over has to wait for the garbage collector.
+        self.rings.clear()
+        self.base.run(inside.set, self.outer)
         if self._broken is None:
             self.launch = _nobody
 

@@ -77,7 +77,7 @@ class ThreadCarrier:
             if begin:
                 run.begin()
             plan, arrays, copy = run.plan, run.arrays, run.base.copy
-            plain, fns, args, values, started = plan.plain, plan.fns, plan.args, arrays.values, arrays.started
+            plain, fns, args, value_of, started = plan.plain, plan.fns, plan.args, arrays.values.__getitem__, arrays.started
             pool_queue = self.crew.pool.queue
             budget = _BUDGET
             while True:
@@ -102,7 +102,7 @@ class ThreadCarrier:
                     if run.emits:
                         run.tell("node started", k)
                     try:
-                        value = copy().run(fns[k], *[values[i] for i in args[k]])
+                        value = copy().run(fns[k], *map(value_of, args[k]))
                     except BaseException as error:  # noqa: BLE001  it is the node's, whatever it is
                         entry = run.fail(k, without_ours(error))
                     else:
