@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from ._policy import AttemptTimeout, RetryPolicy, TooManyAbandonedError, linked, name_of
 from ._watchdog import Watchdog
-from .executor import Executor, Pool, Worker, here, pool_of
+from .executor import Executor, Pool, Worker, here
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Crew:
     @property
     def pool(self) -> Pool:
         """The executor's pool. A fork changes it."""
-        return pool_of(self.executor)
+        return self.executor._pool  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
     def ready(self, policy: RetryPolicy) -> None:
         """Before anything runs: is there a watchdog, if `policy` may need one?

@@ -411,14 +411,15 @@ class Pool:
                     self.rouse()  # if this one was woken for a task, another must go
                     return None
                 try:
-                    task = self.queue.popleft()
-                except IndexError:
-                    self.idle.append(park)
-                    if self.closed or _exiting:  # race 1
-                        self.disperse()
-                else:
+                    task = self.queue.popleft() if self.queue else None
+                except IndexError:  # a busy worker was quicker
+                    task = None
+                if task is not None:
                     self.rouse()
                     return task
+                self.idle.append(park)
+                if self.closed or _exiting:  # race 1
+                    self.disperse()
             park.acquire()
             woken = True
 
@@ -576,8 +577,8 @@ def _serve(worker: Worker, pool: Pool) -> None:
     while not worker.written_off:
         task: Item | None
         try:
-            task = queue.popleft() if pool.live <= pool.limit else pool.take(park)
-        except IndexError:
+            task = queue.popleft() if queue and pool.live <= pool.limit else pool.take(park)
+        except IndexError:  # another was quicker
             task = pool.take(park)
         if task is None:
             return
@@ -652,11 +653,6 @@ _daemons: set[Worker] = set()
 """The daemon workers that exit has to wait for: what `threading` keeps of the others. Each use is one call in C, too."""
 
 _exiting = False
-
-
-def pool_of(executor: Executor) -> Pool:
-    """Its pool, at this moment: a fork changes it. For the engine's other parts, which queue items of their own."""
-    return executor._pool  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
 
 def daemons_allowed() -> bool:

@@ -155,7 +155,7 @@ class Engine:
         if self._loop is not None and self._loop.runs_here():
             msg = "run() inside an async node would block the event loop of all async nodes: await arun()"
             raise RuntimeError(msg)
-        if any(run.plan.asynchronous):
+        if run.plan.awaits:
             from ._flow.tasks import TaskCarrier
 
             tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
@@ -233,7 +233,7 @@ class Engine:
             carry: Callable[[Entry], object] = foreign.launch
             begin = foreign.start
         else:
-            threads = ThreadCarrier(run, self._crew, self._fan_out(run))
+            threads = ThreadCarrier(run, self._crew, self._fan_out)
             run.rings.append(threads.withdraw)
             carry = threads.launch
             begin = threads.begin if blocks else run.begin
@@ -243,30 +243,26 @@ class Engine:
             run.launch = lambda entry: (_elsewhere(run, tasks, entry) or carry)(entry)
         return begin
 
-    def _fan_out(self, run: Run) -> Callable[[int, Iterable[Any]], list[Any]]:
-        """What makes the calls of a fan-out node, on the same workers."""
+    def _fan_out(self, run: Run, k: int, items: Iterable[Any]) -> list[Any]:
+        """Make the calls of a fan-out node, on the same workers."""
+        node = run.plan.nodes[k]
+        wide = run.limit if node.max_concurrency is None else node.max_concurrency
+        call = self._fanout()._call(  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+            node.policy, node.fn, items, wide, "raise", whole=True
+        )
 
-        def fan_out(k: int, items: Iterable[Any]) -> list[Any]:
-            node = run.plan.nodes[k]
-            wide = run.limit if node.max_concurrency is None else node.max_concurrency
-            call = self._fanout()._call(  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-                node.policy, node.fn, items, wide, "raise", whole=True
-            )
+        def ring() -> None:
+            if run.stopped and not call.stopped_at(OUTSIDE):
+                call.stop(OUTSIDE, futures.CancelledError("the run was stopped"))
 
-            def ring() -> None:
-                if run.stopped and not call.stopped_at(OUTSIDE):
-                    call.stop(OUTSIDE, futures.CancelledError("the run was stopped"))
-
-            run.rings.append(ring)
-            try:
-                ring()  # who stopped it before this saw nothing
-                return values_of(call.gather())
-            finally:
-                with suppress(ValueError):
-                    run.rings.remove(ring)
-                del ring
-
-        return fan_out
+        run.rings.append(ring)
+        try:
+            ring()  # who stopped it before this saw nothing
+            return values_of(call.gather())
+        finally:
+            with suppress(ValueError):
+                run.rings.remove(ring)
+            del ring
 
     # -- from the first run to the end
 
@@ -447,7 +443,7 @@ class Running:
             except RuntimeError:  # he hasn't come to it since the last time
                 return
 
-        run.rings.append(ring)
+        run.rings.insert(0, ring)  # a thread takes long to wake: the others can be called meanwhile
         try:
             if here.pool is not pool:
                 return self._sleep(park, until)

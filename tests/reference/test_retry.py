@@ -34,7 +34,7 @@ from flowcheck_reference._attempts import Away, Crew, Lane, Trial
 from flowcheck_reference._calls import _Attempt
 from flowcheck_reference._coroutines import _held
 from flowcheck_reference._policy import name_of
-from flowcheck_reference.executor import Executor, Worker, pool_of
+from flowcheck_reference.executor import Executor, Worker
 from flowcheck_reference.retry import AsyncRetrier, AttemptTimeout, Retrier, RetryPolicy, TooManyAbandonedError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def until(true: Callable[[], object]) -> None:
 
 def threads_of(retrier: Retrier) -> list[threading.Thread]:
     """The retrier's workers."""
-    prefix = pool_of(retrier._crew.executor).prefix + "_"
+    prefix = retrier._crew.pool.prefix + "_"
     return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
 
 
@@ -444,7 +444,7 @@ def test_late_errors_surface_nowhere(way: Way, gate: Gate, caplog: pytest.LogCap
         workers = threads_of(retrier)
         gate.opened.set()
         assert cleaned.wait(LIMIT)
-        until(lambda: pool_of(retrier._crew.executor).abandoned == 0)
+        until(lambda: retrier._crew.pool.abandoned == 0)
         assert way(retrier, NOW(), int) == 0
     for worker in workers:
         worker.join(LIMIT)
@@ -457,7 +457,7 @@ def test_the_clock_starts_with_the_attempt(way: Way, gate: Gate) -> None:
         first = retrier.submit(NOW(), gate)
         gate.arrived()
         queued = background(lambda: way(retrier, NOW(attempts=1, timeout=MIDDLE), int))
-        until(lambda: len(pool_of(retrier._crew.executor).queue) == 1)
+        until(lambda: len(retrier._crew.pool.queue) == 1)
         second = Gate()
         with pytest.raises(AttemptTimeout):
             way(other, NOW(attempts=1, timeout=MIDDLE), second)
@@ -506,7 +506,7 @@ def test_abandoned_attempts_leave_nothing_behind(way: Way, gate: Gate) -> None:
                 way(retrier, NOW(attempts=2, timeout=SHORT), lambda it: gate() and it, thing)
             del thing
         gate.opened.set()
-        until(lambda: pool_of(retrier._crew.executor).abandoned == 0)
+        until(lambda: retrier._crew.pool.abandoned == 0)
         until(lambda: len(threads_of(retrier)) <= 1)
         assert way(retrier, NOW(timeout=LIMIT), int) == 0
         until(lambda: not any(thing() for thing in things) or gc.collect() is None)
@@ -537,7 +537,7 @@ def test_a_call_that_is_over_keeps_nothing(way: Way, timeout: float | None, fail
             with suppress(Thing):
                 result = way(retrier, NOW(timeout=timeout), fn, argument)
             del argument, result
-            until(lambda: pool_of(retrier._crew.executor).idle)
+            until(lambda: retrier._crew.pool.idle)
             assert len(kept) == (4 if fails else 2)
             assert [ref() for ref in kept] == [None] * len(kept)
     finally:
@@ -566,7 +566,7 @@ def test_too_many_stuck_threads_are_refused(way: Way, gate: Gate) -> None:
         assert script.starts == 0
         assert way(retrier, NOW(), int) == 0
         gate.opened.set()
-        until(lambda: pool_of(retrier._crew.executor).abandoned == 0)
+        until(lambda: retrier._crew.pool.abandoned == 0)
         assert way(retrier, NOW(timeout=LIMIT), int) == 0
 
 
@@ -579,7 +579,7 @@ def test_attempts_stay_within_the_bound(way: Way, timeout: float | None, gate: G
     with Retrier(n) as retrier:
         calls = [background(lambda: way(retrier, NOW(timeout=timeout), gate)) for _ in range(n + 3)]
         gate.arrived(n)
-        until(lambda: len(pool_of(retrier._crew.executor).queue) == 3)
+        until(lambda: len(retrier._crew.pool.queue) == 3)
         assert gate.nobody_waits()
         gate.opened.set()
         for call in calls:
@@ -632,7 +632,7 @@ def test_a_call_inside_an_attempt_does_not_deadlock(
             return 0
 
         assert way(retrier, policy(timeout=timeout), nested, 3, []) == 3
-        until(lambda: not pool_of(retrier._crew.executor).lent)
+        until(lambda: not retrier._crew.pool.lent)
         assert way(retrier, NOW(), int) == 0
 
 
@@ -655,7 +655,7 @@ def test_a_shared_executor_stays_open(way: Way, gate: Gate) -> None:
             task = executor.submit(gate)
             gate.arrived()
             call = background(lambda: way(retrier, NOW(timeout=LIMIT), threading.get_ident))
-            until(lambda: len(pool_of(executor).queue) == 1)
+            until(lambda: len(retrier._crew.pool.queue) == 1)
             gate.opened.set()
             assert call.result(LIMIT) == executor.submit(threading.get_ident).result(LIMIT)
             assert task.result(LIMIT) is None
@@ -681,7 +681,7 @@ def test_an_executor_that_is_shut_down_ends_calls_with_an_error(way: Way, gate: 
         first = executor.submit(gate)
         gate.arrived()
         call = background(lambda: way(retrier, NOW(), fails))
-        until(lambda: pool_of(executor).queue)
+        until(lambda: retrier._crew.pool.queue)
         executor.shutdown(wait=False, cancel_futures=True)
         assert type(call.exception(LIMIT)).__name__ == "CancelledError"
         gate.opened.set()

@@ -215,7 +215,7 @@ class Plan:
     """
 
     __slots__ = (
-        "args", "asynchronous", "fns", "ids", "indegree", "index", "many", "name", "nodes", "plain", "policies",
+        "args", "asynchronous", "awaits", "fns", "ids", "indegree", "index", "many", "name", "nodes", "plain", "policies",
         "preds", "roots", "sinks", "succs", "watched",
     )  # fmt: skip
 
@@ -242,6 +242,8 @@ class Plan:
         self.fns = [node.fn for node in nodes]
         self.policies = [node.policy for node in nodes]
         self.asynchronous = bytes(is_async(node.fn) for node in nodes)
+        self.awaits = any(self.asynchronous)
+        """Is there one that an event loop is needed for?"""
         self.plain = bytes(
             node.policy is None and not node.each and not waits for node, waits in zip(nodes, self.asynchronous, strict=True)
         )

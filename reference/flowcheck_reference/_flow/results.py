@@ -54,7 +54,7 @@ class Result(Mapping[str, Any]):
     The mapping's keys are the nodes that have an output.
     """
 
-    __slots__ = ("_arrays", "ended", "error", "id", "nodes", "started", "status")
+    __slots__ = ("_arrays", "ended", "error", "id", "started", "status")
 
     def __init__(self, arrays: Arrays, run: str, status: Status, error: BaseException | None) -> None:
         self._arrays = arrays
@@ -63,10 +63,13 @@ class Result(Mapping[str, Any]):
         self.status: Status = status
         self.error = error
         """The first error of all."""
-        self.nodes: Mapping[str, NodeResult] = _Nodes(arrays)
-        """By id, in the order of declaration."""
         self.started, self.ended = arrays.began, arrays.over
         """`time.monotonic()`, seconds."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeResult]:
+        """By id, in the order of declaration."""
+        return _Nodes(self._arrays)
 
     def __repr__(self) -> str:
         return f"<Result of {self.id}: {self.status}>"

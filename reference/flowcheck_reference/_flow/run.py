@@ -73,6 +73,11 @@ def _tokens(needed: int) -> Callable[[], int]:
     return left.pop  # atomic without a GIL, too
 
 
+def _one() -> int:
+    """`_tokens` for one who counts."""
+    return 1
+
+
 class Run:
     """The state of one run.
 
@@ -89,6 +94,12 @@ class Run:
     - `troubled` is set before the outcome that causes it is counted down. So whoever takes a node out of `ready` that
       must not run sees it (`vet`).
     """
+
+    __slots__ = (
+        "_broken", "_emit", "_left", "_log", "_noted", "_pair", "_sunk", "active", "arrays", "base", "emits", "final",
+        "goes_on", "launch", "limit", "lock", "name", "outer", "over", "plan", "ready", "resting", "rings", "status",
+        "stopped", "troubled",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -131,7 +142,7 @@ class Run:
         self.emits = emit is not None
         self._pair: Callable[[int, int], int] = dict[int, int]().setdefault
         self._left = {k: _tokens(plan.indegree[k]) for k in plan.many} if plan.many else _NONE_LEFT
-        self._sunk = _tokens(plan.sinks)
+        self._sunk = _tokens(plan.sinks) if plan.sinks > 1 else _one
         self._broken: BaseException | None = None
         self._noted = False
         self.launch: Callable[[Entry], object] = _nobody
@@ -219,16 +230,17 @@ class Run:
 
     def take(self) -> Entry | None:
         """One that may run, out of `ready`."""
-        while True:
+        while self.ready:
             try:
                 entry: Entry | None = self.ready.popleft()
-            except IndexError:
+            except IndexError:  # another was quicker
                 return None
             if self.troubled:
                 entry = self.vet(entry)
                 if entry is None:
                     continue
             return entry
+        return None
 
     # -- places
 
@@ -335,7 +347,7 @@ class Run:
         The first error of all is raised itself, an interrupt before others. They are noted on it, so none is lost.
         """
         arrays, broken = self.arrays, self._broken
-        errors = [error for k, error in arrays.errors.items() if arrays.status[k] == FAILED]
+        errors = [error for k, error in arrays.errors.items() if arrays.status[k] == FAILED] if arrays.errors else []
         if broken is not None:
             errors.insert(0, broken)
         first = first_of(errors) if errors else None

@@ -30,7 +30,7 @@ class ThreadCarrier:
       to where it goes on: the lane that comes back late has nothing any more.
     """
 
-    def __init__(self, run: Run, crew: Crew, fan_out: Callable[[int, Iterable[Any]], list[Any]]) -> None:
+    def __init__(self, run: Run, crew: Crew, fan_out: Callable[[Run, int, Iterable[Any]], list[Any]]) -> None:
         self.run, self.crew, self.fan_out = run, crew, fan_out
         self.queued: set[_Item] = set()
 
@@ -297,7 +297,7 @@ class _Way(Lane):
             run.tell("node started", k)
         args = [values[i] for i in plan.args[k]]
         if plan.nodes[k].each:
-            return run.base.copy().run(self.carrier.fan_out, k, *args)
+            return run.base.copy().run(self.carrier.fan_out, run, k, *args)
         policy = plan.policies[k]
         assert policy is not None
         self.under(policy)
