@@ -30,7 +30,7 @@ import pytest
 
 from flowcheck_reference._lanes import ThreadCall
 from flowcheck_reference._window import Window
-from flowcheck_reference.executor import Executor, Worker, pool_of
+from flowcheck_reference.executor import Executor, Worker
 from flowcheck_reference.fanout import AsyncFanout, Fanout, Halt, Record, RetryPolicy, records_of
 from flowcheck_reference.retry import AttemptTimeout
 
@@ -973,10 +973,10 @@ def test_a_lane_that_comes_after_close_goes_home(gates: Gates) -> None:
     fanout._own.submit(gates, 0)
     gates.until(started=1)
     call = Background(lambda: fanout.run(abs, [1], policy=BRIEF))
-    while not pool_of(fanout._own).queue:
+    while not fanout._own._pool.queue:
         threading.Event().wait(0)
     closing = Background(fanout.close)
-    while not pool_of(fanout._own).closed:
+    while not fanout._own._pool.closed:
         threading.Event().wait(0)
     gates.open()
     closing.result()

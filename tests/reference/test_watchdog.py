@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowcheck_reference._watchdog import Watchdog
-from flowcheck_reference.executor import Executor, here, pool_of
+from flowcheck_reference.executor import Executor, here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,7 +334,7 @@ def stuck() -> Iterator[Stuck]:
 def test_a_worker_that_was_written_off_is_replaced(stuck: Stuck) -> None:
     """Another begins at once; shutdown waits for it, not for the stuck one; that one ends when it comes back."""
     executor = Executor(1)
-    pool = pool_of(executor)
+    pool = executor._pool
     future = executor.submit(stuck)
     behind = executor.submit(int, 3)
     assert stuck.began.wait(LIMIT)
@@ -357,9 +357,9 @@ def test_a_join_that_is_under_way_hears_of_it(stuck: Stuck) -> None:
     assert stuck.began.wait(LIMIT)
     closer = threading.Thread(target=executor.shutdown, daemon=True)
     closer.start()
-    while not pool_of(executor).closed:
+    while not executor._pool.closed:
         threading.Event().wait(0)
-    pool_of(executor).write_off(stuck.worker)
+    executor._pool.write_off(stuck.worker)
     assert ended(closer)
 
 
@@ -367,7 +367,7 @@ def test_a_join_that_is_under_way_hears_of_it(stuck: Stuck) -> None:
 def test_written_off_while_it_waits_for_a_task_of_the_pool(stuck: Stuck, queued: bool) -> None:
     """What it had lent or had counted as waiting is taken back once, and the bound holds afterwards."""
     with Executor(2) as executor:
-        pool = pool_of(executor)
+        pool = executor._pool
         workers: list[Any] = []
 
         def outer() -> str:
@@ -419,12 +419,12 @@ def test_a_stuck_daemon_worker_does_not_keep_the_process() -> None:
     code = """
 import threading
 from time import monotonic
-from flowcheck_reference.executor import Executor, here, pool_of
+from flowcheck_reference.executor import Executor, here
 from flowcheck_reference._watchdog import Watchdog
 executor, dog = Executor(1, daemon=True), Watchdog()
 began = threading.Event()
 def hang(seconds):
-    dog.post().publish(monotonic() + seconds, [here.worker], pool_of(executor).write_off)
+    dog.post().publish(monotonic() + seconds, [here.worker], executor._pool.write_off)
     began.set()
     threading.Event().wait()
 executor.submit(hang, 0)
@@ -432,7 +432,7 @@ executor.submit(print, "behind")
 began.wait()
 other = Executor(1, daemon=True)
 def late():
-    dog.post().publish(monotonic() + 0.2, [here.worker], pool_of(other).write_off)
+    dog.post().publish(monotonic() + 0.2, [here.worker], other._pool.write_off)
     threading.Event().wait()
 other.submit(late)
 """

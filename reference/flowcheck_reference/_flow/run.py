@@ -96,9 +96,9 @@ class Run:
     """
 
     __slots__ = (
-        "_broken", "_emit", "_left", "_log", "_noted", "_pair", "_sunk", "active", "arrays", "base", "emits", "final",
-        "goes_on", "launch", "limit", "lock", "name", "outer", "over", "plan", "ready", "resting", "rings", "status",
-        "stopped", "troubled",
+        "__weakref__", "_broken", "_emit", "_left", "_log", "_noted", "_pair", "_sunk", "active", "arrays", "base", "emits",
+        "final", "goes_on", "launch", "limit", "lock", "name", "outer", "over", "plan", "ready", "resting", "rings",
+        "status", "stopped", "troubled",
     )  # fmt: skip
 
     def __init__(
