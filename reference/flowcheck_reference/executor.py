@@ -415,7 +415,8 @@ class Pool:
                 except IndexError:  # a busy worker was quicker
                     task = None
                 if task is not None:
-                    self.rouse()
+                    if self.queue:
+                        self.rouse()
                     return task
                 self.idle.append(park)
                 if self.closed or _exiting:  # race 1

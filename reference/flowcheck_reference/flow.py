@@ -26,6 +26,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent import futures
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -161,14 +162,15 @@ class Engine:
             tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
             run.rings.append(tasks.ring)
         run.rings.append(lambda: self._leave(run) if run.over else None)
+        pool = self._crew.pool
         try:
-            self._enter(run, None)
-            self._carry(run, tasks, blocks=True)()
+            self._enter(run, pool, None)
+            self._carry(run, tasks, pool)()
         except BaseException:
             run.stop("cancelled")  # an interrupt may have come when a worker had it
             self._leave(run)
             raise
-        return Running(run, self._crew)
+        return Running(run, pool)
 
     async def arun(
         self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
@@ -185,8 +187,8 @@ class Engine:
         tasks = TaskCarrier(run)
         run.rings.append(tasks.ring)
         try:
-            self._enter(run, threading.get_ident())
-            await tasks.serve(self._carry(run, tasks, blocks=False))
+            self._enter(run, self._crew.pool, threading.get_ident())
+            await tasks.serve(self._carry(run, tasks, None))
         finally:
             self._leave(run)
         try:
@@ -222,8 +224,8 @@ class Engine:
             self._crew.watchdog.ensure()
         return Run(plan, value, limit, on_error == "continue", self._on_event, f"{plan.name}-{next(self._named)}", _LOG)
 
-    def _carry(self, run: Run, tasks: TaskCarrier | None, *, blocks: bool) -> Callable[[], object]:
-        """Give it carriers. What begins it."""
+    def _carry(self, run: Run, tasks: TaskCarrier | None, pool: Pool | None) -> Callable[[], object]:
+        """Give it carriers. What begins it: on a worker of `pool`, or here."""
         begin: Callable[[], object]
         if self._foreign is not None:
             from ._flow.foreign import ForeignCarrier
@@ -236,7 +238,7 @@ class Engine:
             threads = ThreadCarrier(run, self._crew, self._fan_out)
             run.rings.append(threads.withdraw)
             carry = threads.launch
-            begin = threads.begin if blocks else run.begin
+            begin = run.begin if pool is None else partial(threads.begin, pool)
         if tasks is None:
             run.launch = carry
         else:
@@ -266,9 +268,9 @@ class Engine:
 
     # -- from the first run to the end
 
-    def _enter(self, run: Run, thread: int | None) -> None:
+    def _enter(self, run: Run, pool: Pool, thread: int | None) -> None:
         """It begins. First it is there, then it looks: so `close` waits for it, or it sees `close`. Raises: then `_leave`."""
-        self._runs[run] = self._crew.pool, thread
+        self._runs[run] = pool, thread
         if self._closed:
             msg = "this engine was closed: it takes no more runs"
             raise RuntimeError(msg)
@@ -387,8 +389,8 @@ class Engine:
 class Running:
     """A run that was started. Safe from any thread."""
 
-    def __init__(self, run: Run, crew: Crew) -> None:
-        self._run, self._crew = run, crew
+    def __init__(self, run: Run, pool: Pool) -> None:
+        self._run, self._pool = run, pool
 
     @property
     def id(self) -> str:
@@ -433,7 +435,7 @@ class Running:
 
     def _wait(self, until: float | None) -> bool:
         """A worker of the engine lends its slot meanwhile: the run may need it (FLO-37)."""
-        run, pool = self._run, self._crew.pool
+        run, pool = self._run, self._pool
         park = threading.Lock()
         park.acquire()
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flowcheck_reference._attempts import Away, Crew, Lane, Trial
 from flowcheck_reference._policy import RetryPolicy
-from flowcheck_reference.executor import here
+from flowcheck_reference.executor import Pool, here
 
 from .run import Entry, Run, without_ours
 
@@ -34,13 +34,13 @@ class ThreadCarrier:
         self.run, self.crew, self.fan_out = run, crew, fan_out
         self.queued: set[_Item] = set()
 
-    def begin(self) -> _Item:
+    def begin(self, pool: Pool) -> _Item:
         """Have the run begin on a worker. What was queued, should the caller want it back."""
         self.run.active = 1
         item = _Item(self, None)
         self.queued.add(item)
         try:
-            self.crew.pool.enqueue(item)
+            pool.enqueue(item)
         except BaseException:
             item.withdraw()
             raise
