@@ -445,7 +445,7 @@ class Running:
             except RuntimeError:  # he hasn't come to it since the last time
                 return
 
-        run.rings.insert(0, ring)  # a thread takes long to wake: the others can be called meanwhile
+        run.rings.append(ring)
         try:
             if here.pool is not pool:
                 return self._sleep(park, until)

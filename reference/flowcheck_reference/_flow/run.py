@@ -309,13 +309,13 @@ class Run:
         self.arrays.over = monotonic()
         if self.emits:
             self.tell("run ended", None)
-        self.over = True
-        self.ring()
-        # Both lead back here: nothing of a run that is over has to wait for the garbage collector.
-        self.rings.clear()
+        # This and `rings` lead back here: nothing of a run that is over has to wait for the garbage collector.
         self.base.run(inside.set, self.outer)
         if self._broken is None:
             self.launch = _nobody
+        self.over = True
+        self.ring()
+        self.rings.clear()
 
     def ring(self) -> None:
         """Let all look again who wait for something of this run."""

@@ -84,7 +84,7 @@ class ThreadCarrier:
                 if run.troubled:
                     entry = run.vet(entry)
                 if entry is None:
-                    entry = run.take()
+                    entry = None if run.over else run.take()
                     if entry is None:
                         run.leave()
                         return
