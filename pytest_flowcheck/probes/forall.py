@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 
-from pytest_flowcheck.errors import Judgement
+from pytest_flowcheck.errors import Judgement, Violated
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -40,7 +40,7 @@ def forall(
     Settings are pinned here and never taken from a profile: no deadline (rules don't tell time), no database, the
     lab's seed. Once a judgement fell, further examples are limited by `SHRINK_BUDGET`; those beyond it count as
     passing, those seen are answered from memory, so shrinking stays consistent. A failure that does not come again is
-    still a fact: the first one is then reported.
+    still a fact: the first one is then reported. What accuses nobody (`Inconclusive`, say) is not worth a smaller example.
 
     Args:
         lab: the rule's bench; `lab.example` holds the failing scenario afterwards.
@@ -54,7 +54,7 @@ def forall(
     judged: dict[str, Judgement | None] = {}
     told: dict[int, tuple[str, Callable[[], str] | None]] = {}
     first: list[Judgement] = []
-    runs_after_first = 0
+    budget = SHRINK_BUDGET
 
     @seed(lab.seed)
     @settings(
@@ -69,16 +69,16 @@ def forall(
     )
     @given(strategy)
     def run(example: Any) -> None:
-        nonlocal runs_after_first
+        nonlocal budget
         key = repr(example)
         if key in judged:
             if (known := judged[key]) is not None:
                 raise known
             return
         if first:
-            runs_after_first += 1
-            if runs_after_first > SHRINK_BUDGET:
+            if not budget:
                 return
+            budget -= 1
         lab.fresh()
         lab.judgement = None
         lab.example = describe(example)  # told as well if the subject hangs right here and now
@@ -90,6 +90,8 @@ def forall(
             told[id(judgement)] = lab.example, lab.script
             if not first:
                 first.append(judgement)
+                if not isinstance(judgement, Violated):
+                    budget = 0
             raise
         lab.example, lab.script = "", None
         judged[key] = None

@@ -98,7 +98,7 @@ class Run:
     __slots__ = (
         "__weakref__", "_broken", "_emit", "_left", "_log", "_noted", "_pair", "_sunk", "active", "arrays", "base", "emits",
         "final", "goes_on", "launch", "limit", "lock", "name", "outer", "over", "plan", "ready", "resting", "rings",
-        "status", "stopped", "troubled",
+        "status", "stopped", "troubled", "unwanted",
     )  # fmt: skip
 
     def __init__(
@@ -133,7 +133,7 @@ class Run:
         """Nodes between two attempts. Whoever pops one has it."""
         self.lock = threading.RLock()  # a signal handler may stop the run in a thread that is inside
         self.active = 0
-        self.troubled = self.stopped = self.final = self.over = False
+        self.troubled = self.stopped = self.unwanted = self.final = self.over = False
         self.status: Status = "completed"
         self.rings: list[Callable[[], object]] = []
         """Called once all is over, or the run was stopped."""
@@ -213,7 +213,7 @@ class Run:
                 error = entry.give_up()
                 if error is None:
                     return None
-                entry = self.fail(entry.node, error, cancelled=self.status == "cancelled")
+                entry = self.fail(entry.node, error, cancelled=self.unwanted)
                 continue
             cause = next((p for p in preds[entry] if arrays.status[p] != OK), None)
             if cause is None and not self.stopped:
@@ -282,6 +282,7 @@ class Run:
         """From now on no node begins. Any thread, any number of times; what runs goes on, unless its carrier ends it."""
         if status is not None:
             with self.lock:
+                self.unwanted = True
                 if not self.final and self.status == "completed":
                     self.status = status
         self.troubled = self.stopped = True
