@@ -33,9 +33,6 @@ PROVEN_STILL = (
 _FEW = 4
 """Schedules of a sweep in the selftest, on an engine that need not fail the rule: the harness is tried, not the engine."""
 
-SWEEP_BUDGET = 5.0
-"""Seconds, about, that a sweep of a rule may take: of an engine whose run takes long fewer schedules are tried."""
-
 
 @dataclass
 class Request:
@@ -362,7 +359,6 @@ class Lab:
             allowed=lambda error: any(self.is_a(error, kind) for kind in allowed),
             threads=threads,
             settle=settle,
-            budget=SWEEP_BUDGET,
             wait=self._never_comes,
             tell=self.note,
             moved=self._poke,

@@ -64,9 +64,6 @@ _SOON: Final = 0.01
 _TRIES: Final = 3
 """How often a step of a thread of the subject is looked for: first of that very thread, then of any of them."""
 
-_FEWEST: Final = 10
-"""Schedules are tried of operations that take ever so long, if there are so many."""
-
 _sweeping = threading.Lock()
 _stuck_worlds: list[object] = []
 """Those of a deadlock: to finalise them would mean to wait for it."""
@@ -201,7 +198,6 @@ def sweep(
     threads: bool = True,
     both: bool = False,
     limit: int = 1000,
-    budget: float = 60.0,
     stop: bool = False,
     harness: Harness | None = None,
     patience: float = 30.0,
@@ -225,7 +221,6 @@ def sweep(
         both: also the other way round: `first` comes in between of `rival`.
         limit: at most so many schedules each way; of more steps each place is tried once before one is
             tried again, and they are sampled evenly.
-        budget: seconds that a sweep each way may take, by what one run takes: of slow operations, fewer schedules.
         stop: at the first race.
         harness: which threads are the test harness's own, and so no part of a deadlock; by default those that are there.
         patience: seconds to wait for operations that don't come back without a proof that they can't.
@@ -241,7 +236,6 @@ def sweep(
         leave=leave,
         allowed=allowed,
         threads=threads,
-        budget=budget,
         wait=_Proof(harness, patience),
     )
     return stage.sweep(code, granularity, both=both, limit=limit, stop=stop)
@@ -377,7 +371,6 @@ class Stage(Generic[W]):
         leave: Callable[[W], object] | None = None,
         allowed: Allowed = (),
         threads: bool = True,
-        budget: float = 60.0,
         settle: bool = True,
         tell: Callable[[str], object] = len,
         moved: Callable[[], object] = list,
@@ -391,7 +384,6 @@ class Stage(Generic[W]):
         self.threads, self.wait, self.tell, self.moved = threads, wait, tell, moved
         self.restless, self.settle = RESTLESS, settle
         self._allowed: Allowed = allowed
-        self._budget = budget
         self._parking: Parking | None = None
         self._tracer: Tracer | None = None
 
@@ -434,14 +426,11 @@ class Stage(Generic[W]):
         return found.sweep()
 
     def _sweep_led_by(self, leader: Leader, found: _Tally, limit: int, stop: bool) -> None:
-        began = monotonic()
         alone = self.play(None, leader)
         assert alone is not None
-        affordable = max(_FEWEST, int(self._budget / (monotonic() - began)))
         if not alone.steps:
             loop = " but on an event loop, where tasks are interleaved at their awaits only" if alone.loops else ""
             raise Unsweepable(f"no step of {self.code or 'no code at all'} ran during {self.names[leader]}{loop}")
-        limit = min(limit, affordable)
         plan = _sampled(alone.steps, limit)
         known = set(alone.steps)
         for step in plan:

@@ -26,14 +26,14 @@ from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gating import LIMIT, Gate
+from gating import LIMIT, Gate, in_threads
 
 import flowcheck_reference
 from flowcheck_reference import Executor
 from flowcheck_reference.subject import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 
@@ -41,27 +41,6 @@ def workers_of(executor: Executor) -> list[threading.Thread]:
     """The executor's threads that are alive."""
     prefix = executor._pool.prefix + "_"
     return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
-
-
-def in_threads(n: int, body: Callable[[int], None]) -> None:
-    """Run `body(0) … body(n - 1)` at once, each in a thread; the first error is raised here."""
-    start, errors = threading.Barrier(n), []
-
-    def run(i: int) -> None:
-        start.wait(LIMIT)
-        try:
-            body(i)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(n)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
 
 
 def script(code: str, *, status: int = 0) -> str:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from gating import LIMIT, Gate
+from gating import LIMIT, Gate, background
 
 from flowcheck_reference._flow.run import Run
 from flowcheck_reference._sizing import default_workers
@@ -93,20 +93,6 @@ class Inline(futures.Executor):
         except BaseException as error:
             future.set_exception(error)
         return future
-
-
-def background(fn: Callable[[], Any]) -> Future[Any]:
-    """`fn()` in a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(fn())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def until(true: Callable[[], object]) -> None:

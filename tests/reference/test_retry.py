@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -28,7 +28,7 @@ import anyio
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
-from gating import LIMIT, Gate
+from gating import LIMIT, Gate, background
 
 from flowcheck_reference._attempts import Away, Crew, Lane, Trial
 from flowcheck_reference._calls import _Attempt
@@ -88,20 +88,6 @@ class Script:
         if isinstance(step, BaseException):
             raise step
         return step
-
-
-def background(fn: Callable[[], Any]) -> Future[Any]:
-    """`fn()` in a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(fn())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def behind(error: BaseException | None) -> list[BaseException]:

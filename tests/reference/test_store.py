@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from gating import LIMIT, Gate
+from gating import LIMIT, Gate, in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,27 +154,6 @@ def child(kind: str, folder: Path, body: str) -> Iterator[Child]:
         for pipe in (process.process.stdin, process.process.stdout, process.process.stderr):
             assert pipe is not None
             pipe.close()
-
-
-def in_threads(n: int, body: Callable[[int], None]) -> None:
-    """Run `body(0) … body(n - 1)` at once; the first error is raised here."""
-    start, errors = threading.Barrier(n), []
-
-    def run(i: int) -> None:
-        start.wait(LIMIT)
-        try:
-            body(i)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(n)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
 
 
 def forked(body: Callable[[], object]) -> str:

@@ -91,6 +91,8 @@ class Run:
       isn't in flight.
     - What is in `ready` is never forgotten. Whoever puts something there then looks for a free place (`grow`), or takes
       from there himself before he rests; whoever gives up a place then looks into `ready` (`leave`). One sees the other.
+    - `stopped`: no node begins any more. `unwanted`: and that because somebody cancelled it; so a node between two attempts
+      is cancelled, not failed.
     - `troubled` is set before the outcome that causes it is counted down. So whoever takes a node out of `ready` that
       must not run sees it (`vet`).
     """
