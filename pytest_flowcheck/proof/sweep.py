@@ -14,6 +14,7 @@ Source: iterative context bounding (Musuvathi and Qadeer, PLDI 2007): most races
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, nullcontext, suppress
@@ -63,6 +64,9 @@ _SOON: Final = 0.01
 """Seconds in which what can come back mostly does; only then a proof is asked for."""
 _TRIES: Final = 3
 """How often a step of a thread of the subject is looked for: first of that very thread, then of any of them."""
+
+_FEWEST: Final = 10
+"""Schedules are tried of operations that take ever so long, if there are so many."""
 
 _sweeping = threading.Lock()
 _stuck_worlds: list[object] = []
@@ -157,6 +161,8 @@ class Sweep:
     """Those in which the one that came in between had to wait for the parked thread."""
     missed: tuple[Step, ...]
     """Those that the subject did not come to again: it is not deterministic there."""
+    untried: int = 0
+    """Schedules that the limit would have allowed, and the time did not."""
 
     def __bool__(self) -> bool:
         """Whether a race was found."""
@@ -170,8 +176,9 @@ class Sweep:
             else ""
         )
         missed = f", {len(self.missed)} not reached again" if self.missed else ""
+        untried = f", {self.untried} not tried since each takes so long" if self.untried else ""
         races = f"; {len(self.races)} race{'s' * (len(self.races) > 1)}" if self.races else ""
-        return f"parked at {self.schedules} steps{sampled}, blocked at {self.blocked}{missed}{races}"
+        return f"parked at {self.schedules} steps{sampled}, blocked at {self.blocked}{missed}{untried}{races}"
 
 
 def obstacle() -> str | None:
@@ -198,6 +205,7 @@ def sweep(
     threads: bool = True,
     both: bool = False,
     limit: int = 1000,
+    within: float = math.inf,
     stop: bool = False,
     harness: Harness | None = None,
     patience: float = 30.0,
@@ -221,6 +229,8 @@ def sweep(
         both: also the other way round: `first` comes in between of `rival`.
         limit: at most so many schedules each way; of more steps each place is tried once before one is
             tried again, and they are sampled evenly.
+        within: seconds, about, that a sweep each way may take: of operations that take long, fewer schedules are tried,
+            and the others counted (`untried`).
         stop: at the first race.
         harness: which threads are the test harness's own, and so no part of a deadlock; by default those that are there.
         patience: seconds to wait for operations that don't come back without a proof that they can't.
@@ -236,6 +246,7 @@ def sweep(
         leave=leave,
         allowed=allowed,
         threads=threads,
+        within=within,
         wait=_Proof(harness, patience),
     )
     return stage.sweep(code, granularity, both=both, limit=limit, stop=stop)
@@ -371,6 +382,7 @@ class Stage(Generic[W]):
         leave: Callable[[W], object] | None = None,
         allowed: Allowed = (),
         threads: bool = True,
+        within: float = math.inf,
         settle: bool = True,
         tell: Callable[[str], object] = len,
         moved: Callable[[], object] = list,
@@ -384,6 +396,7 @@ class Stage(Generic[W]):
         self.threads, self.wait, self.tell, self.moved = threads, wait, tell, moved
         self.restless, self.settle = RESTLESS, settle
         self._allowed: Allowed = allowed
+        self._within = within
         self._parking: Parking | None = None
         self._tracer: Tracer | None = None
 
@@ -426,12 +439,16 @@ class Stage(Generic[W]):
         return found.sweep()
 
     def _sweep_led_by(self, leader: Leader, found: _Tally, limit: int, stop: bool) -> None:
+        began = monotonic()
         alone = self.play(None, leader)
         assert alone is not None
         if not alone.steps:
             loop = " but on an event loop, where tasks are interleaved at their awaits only" if alone.loops else ""
             raise Unsweepable(f"no step of {self.code or 'no code at all'} ran during {self.names[leader]}{loop}")
+        wanted = min(limit, len(alone.steps))
+        limit = int(min(limit, max(_FEWEST, self._within / (monotonic() - began))))
         plan = _sampled(alone.steps, limit)
+        found.untried += wanted - len(plan)
         known = set(alone.steps)
         for step in plan:
             if stop and found.races:
@@ -506,9 +523,10 @@ class _Tally:
     steps: int = 0
     schedules: int = 0
     blocked: int = 0
+    untried: int = 0
 
     def sweep(self) -> Sweep:
-        return Sweep(tuple(self.races), self.steps, self.schedules, self.blocked, tuple(self.missed))
+        return Sweep(tuple(self.races), self.steps, self.schedules, self.blocked, tuple(self.missed), self.untried)
 
 
 def _sampled(steps: list[Step], limit: int) -> list[Step]:

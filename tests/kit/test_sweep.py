@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import os
 import queue
 import subprocess
@@ -446,8 +447,8 @@ def test_each_place_is_tried_before_one_is_tried_again() -> None:
                 total += number
             return total
 
-    def plays(limit: int) -> Sweep:
-        return sweep(Long, Long.many, Long.many, code=[HERE], judge=lambda *_: None, limit=limit)
+    def plays(limit: int, within: float = math.inf) -> Sweep:
+        return sweep(Long, Long.many, Long.many, code=[HERE], judge=lambda *_: None, limit=limit, within=within)
 
     full = plays(1000)
     assert full.schedules == full.steps > 100
@@ -456,6 +457,9 @@ def test_each_place_is_tried_before_one_is_tried_again() -> None:
     assert (few.schedules, few.steps) == (6, full.steps)
     assert "each place before one is tried again" in str(few)
     assert few.missed == ()
+    hasty = plays(1000, within=0)
+    assert (hasty.schedules, hasty.untried, hasty.steps) == (10, full.steps - 10, full.steps)
+    assert f"{full.steps - 10} not tried since each takes so long" in str(hasty)
 
 
 def test_code_is_a_module_a_package_a_class_a_file_or_a_folder(tmp_path: Path) -> None:
@@ -733,6 +737,20 @@ def test_in_a_rule_a_pass_counts_its_schedules() -> None:
     assert lab.probes_ran == found.schedules > 2
     assert lab.timeline.names("note") == [f"one against other, swept: {found}"]
     assert isinstance(found, Sweep)
+    assert lab.grade == "proven"
+
+
+def test_in_a_rule_what_was_not_tried_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Long(Tally):
+        def add_often(self) -> None:
+            for _ in range(30):
+                self.add_locked()
+
+    monkeypatch.setattr("pytest_flowcheck.probes.lab._SWEEP", 0)
+    lab = a_lab()
+    found = lab.sweep(Long, Long.add_often, Long.add_often, code=[HERE], judge=lambda *_: None, names=("one", "other"))
+    assert (lab.grade, found.schedules) == ("observed", 10)
+    assert f"{found.untried} places of one against other were not tried" in lab.observed_because
 
 
 def test_an_open_future_is_seen_at_rest() -> None:
