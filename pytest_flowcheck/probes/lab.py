@@ -15,18 +15,23 @@ from pytest_flowcheck.probes.calls import Call, ThreadCall
 from pytest_flowcheck.probes.gates import Gates
 from pytest_flowcheck.probes.instance import Instance, opened
 from pytest_flowcheck.probes.timeline import Timeline
+from pytest_flowcheck.proof.sweep import CodeSpec, Granularity, Outcome, Race, Stage, Sweep, Unsweepable
 from pytest_flowcheck.protocols import is_a
 
 if TYPE_CHECKING:
     from pytest_flowcheck.subjects import Subject
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 PROVEN_STILL = (
     "every thread of the process tree sits in a wait without a deadline that only this tree could end "
     "(read from the kernel, three equal looks in a row): nothing can ever happen again"
 )
 """Why absence is proven. The watcher looked; see `proof.quiescence`."""
+
+SWEEP_BUDGET = 5.0
+"""Seconds, about, that a sweep of a rule may take: of an engine whose run takes long fewer schedules are tried."""
 
 
 @dataclass
@@ -283,6 +288,126 @@ class Lab:
                     f"{what}: can never happen, because task {name!r} failed by itself with {error!r}",
                     because_of="EXE-01",
                 )
+
+    # --- races ---------------------------------------------------------------------------------------------------------
+
+    def sweep(
+        self,
+        arrange: Callable[[], W],
+        first: Callable[[W], Any],
+        rival: Callable[[W], Any],
+        *,
+        code: Iterable[CodeSpec],
+        judge: Callable[[W, Outcome], str | None],
+        names: tuple[str, str],
+        leave: Callable[[W], object] | None = None,
+        allowed: tuple[type[BaseException], ...] = (),
+        granularity: Granularity = "line",
+        threads: bool = True,
+        both: bool = False,
+        settle: bool = True,
+        limit: int = 200,
+        expected: str = "",
+        needs: str | None = None,
+    ) -> Sweep:
+        """Try every single preemption of `first` by `rival` in the subject's own code; see `proof.sweep.sweep`.
+
+        Each schedule has a fresh history. Schedules count as probes that ran.
+
+        Args:
+            arrange: makes a fresh world, on the rule's thread; enter `lab.instance(...)` by an `ExitStack` in it.
+            first: the operation that is interrupted: calls the subject's own object (`it.raw`), on a plain thread.
+            rival: the one that comes in between, on another.
+            code: whose steps count: `code_of(it.raw)`.
+            judge: what is wrong with the outcome, in words, or None; on the rule's thread. It may use `until` and
+                `check` as well.
+            names: what the two operations are called in messages: `("save('a')", "load()")`.
+            leave: is given each world afterwards, on the rule's thread.
+            allowed: errors that the operations may raise, the subject's own kinds too (see `is_a`).
+            granularity: lines, or bytecode instructions.
+            threads: park the subject's own threads as well.
+            both: also let `first` come in between of `rival`.
+            settle: judge only once the subject's own threads rest. Not needed, and quicker without, where the judge
+                looks at what the operations returned, or waits by `until`.
+            limit: at most so many schedules each way (fewer in the selftest, see `repeated`); see there for how they are
+                sampled.
+            expected: what the rule's sentence asks for.
+            needs: the rule that is broken, and not this one, if it goes wrong with one operation simply after the other.
+
+        Raises:
+            Inconclusive: because of `needs`.
+            Violated: an outcome that is not legal, or a proven deadlock (HUNG). It names the line and the key.
+            NotTestable: nothing can be swept here (another tracer, no step of pure Python), or whoever came in between
+                was blocked at every single step: then nothing was tried, as where one loop runs both.
+        """
+        told = f"{names[0]} against {names[1]}"
+
+        def arranged() -> W:
+            self.fresh()
+            return arrange()
+
+        def judged(world: W, outcome: Outcome) -> str | None:
+            self.example = outcome.story(*names)  # told as well if the judge raises, or hangs
+            return judge(world, outcome)
+
+        stage = Stage(
+            arranged,
+            first,
+            rival,
+            judged,
+            leave=leave,
+            allowed=lambda error: any(self.is_a(error, kind) for kind in allowed),
+            threads=threads,
+            settle=settle,
+            budget=SWEEP_BUDGET,
+            wait=self._never_comes,
+            tell=self.note,
+            moved=self._poke,
+            names=names,
+        )
+        try:
+            swept = stage.sweep(code, granularity, both=both, limit=self.repeated(limit), stop=True)
+        except Unsweepable as why:
+            raise NotTestable(f"{told} can't be swept: {why}") from None
+        self.probes_ran += swept.schedules
+        if swept:
+            if needs is not None and not swept.races[0].key:
+                self.example = ""
+                raise Inconclusive(f"with no race at all, {swept.races[0].says}", because_of=needs)
+            raise self._raced(swept.races[0], names, expected)
+        self.example = ""
+        self.fresh()
+        self.note(f"{told}, swept: {swept}")
+        if swept.blocked == swept.schedules:
+            raise NotTestable(f"{told}: whoever came in between was blocked at each of the {swept.schedules} steps")
+        return swept
+
+    def _poke(self) -> None:
+        self.timeline.poke()  # of the schedule at hand: each has its own
+
+    def _raced(self, race: Race, names: tuple[str, str], expected: str) -> Violated:
+        outcome = race.outcome
+        self.example = outcome.story(*names)
+        self.judgement = self._violated(
+            race.says,
+            expected=expected or "an outcome that the one before the other, or the other before the one, could have",
+            proof="\n".join([PROVEN_STILL, *outcome.stuck])
+            if outcome.stuck
+            else "no timing is in it: one thread was held at that line until the other was done, or blocked"
+            if race.key
+            else "no timing is in it: the one came after the other",
+            hung=bool(outcome.stuck),
+        )
+        return self.judgement
+
+    def _never_comes(self, over: Callable[[], bool]) -> list[str] | None:
+        """None once it is so; who waits for what, if it is proven that it never will be."""
+        request = self._ask("until", "both operations come back", over)
+        if request is None:
+            return None
+        if request.answer == "proven":
+            return request.waits
+        raise Inconclusive(f"an operation did not come back, and that it never will is not proven ({request.reason})")
 
     # --- judging -----------------------------------------------------------------------------------------------------
 

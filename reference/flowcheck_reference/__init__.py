@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from .retry import Retrier as Retrier
     from .retry import RetryPolicy as RetryPolicy
     from .retry import TooManyAbandonedError as TooManyAbandonedError
+    from .store import CorruptStateError as CorruptStateError
+    from .store import InvalidRunIdError as InvalidRunIdError
+    from .store import JsonStore as JsonStore
+    from .store import LeaseHeldError as LeaseHeldError
+    from .store import NotJsonError as NotJsonError
+    from .store import RunNotFoundError as RunNotFoundError
+    from .store import Snapshot as Snapshot
+    from .store import SqliteStore as SqliteStore
+    from .store import Store as Store
+    from .store import StoreBusyError as StoreBusyError
+    from .store import StoreClosedError as StoreClosedError
+    from .store import StoreError as StoreError
 
     __version__: str
 
@@ -30,6 +42,7 @@ __all__ = [
     "AsyncFanout",
     "AsyncRetrier",
     "AttemptTimeout",
+    "CorruptStateError",
     "Engine",
     "Event",
     "Executor",
@@ -37,11 +50,22 @@ __all__ = [
     "Flow",
     "FlowError",
     "Halt",
+    "InvalidRunIdError",
+    "JsonStore",
+    "LeaseHeldError",
     "NodeResult",
+    "NotJsonError",
     "Record",
     "Result",
     "Retrier",
     "RetryPolicy",
+    "RunNotFoundError",
+    "Snapshot",
+    "SqliteStore",
+    "Store",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreError",
     "TooManyAbandonedError",
     "records_of",
     "result_of",
@@ -52,6 +76,23 @@ _HOME: Final = {
     **dict.fromkeys(("AsyncFanout", "Fanout", "Halt", "Record", "records_of"), "fanout"),
     **dict.fromkeys(("Engine", "Event", "Flow", "FlowError", "NodeResult", "Result", "result_of"), "flow"),
     **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
+    **dict.fromkeys(
+        (
+            "CorruptStateError",
+            "InvalidRunIdError",
+            "JsonStore",
+            "LeaseHeldError",
+            "NotJsonError",
+            "RunNotFoundError",
+            "Snapshot",
+            "SqliteStore",
+            "Store",
+            "StoreBusyError",
+            "StoreClosedError",
+            "StoreError",
+        ),
+        "store",
+    ),
 }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.proof.sweep import code_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Executor, Future
 
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.probes.probe import Probe
+    from pytest_flowcheck.proof.sweep import Outcome
 
 
 def draws(lab: Lab, threads: int) -> int:
@@ -64,3 +71,73 @@ def error_of(lab: Lab, future: Future[Any], what: str) -> BaseException | None:
             raise
         return error
     return None
+
+
+@dataclass
+class Pool:
+    """The world of a sweep: an executor, and the task that is submitted to it."""
+
+    executor: Executor
+    task: Probe
+    stack: ExitStack
+
+    def submit(self, name: str) -> Future[Any] | None:
+        """The future; None where the executor refuses, as one that was shut down must."""
+        try:
+            return self.executor.submit(self.task, name)
+        except RuntimeError:
+            return None
+
+
+def swept(
+    lab: Lab,
+    first: tuple[str, Callable[[Pool], Any]],
+    rival: tuple[str, Callable[[Pool], Any]],
+    judge: Callable[[Pool, Outcome], str | None],
+    *,
+    expected: str,
+    idle: bool,
+    both: bool = False,
+    limit: int = 80,
+) -> None:
+    """Every single preemption of `first` by `rival` in the executor's own code, where that is Python and in this process.
+
+    Args:
+        lab: the rule's bench.
+        first: what is interrupted, and what it is called.
+        rival: what comes in between.
+        judge: says what is wrong.
+        expected: what the rule's sentence asks for.
+        idle: one of the two workers has run a task before, and waits for the next; else none has been needed yet.
+        both: also the other way round.
+        limit: at most so many schedules each way.
+    """
+    if not lab.claims("threads"):
+        return
+    with lab.executor(max_workers=2) as executor:
+        code = code_of(executor)
+
+    def arrange() -> Pool:
+        stack = ExitStack()
+        pool = Pool(stack.enter_context(lab.executor(max_workers=2)), lab.probe("task", gated=False), stack)
+        if idle:
+            lab.finish(pool.executor.submit(pool.task, "before"), "a task before the race")
+        return pool
+
+    try:
+        lab.sweep(
+            arrange,
+            first[1],
+            rival[1],
+            code=code,
+            judge=judge,
+            names=(first[0], rival[0]),
+            leave=lambda pool: pool.stack.close(),
+            both=both,
+            settle=False,
+            limit=limit,
+            expected=expected,
+            needs="EXE-01",
+        )
+    except NotTestable as why:
+        lab.note(str(why))  # what real threads showed before stands

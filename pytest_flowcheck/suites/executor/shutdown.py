@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from pytest_flowcheck.probes.forall import forall
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, settle_done
+from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, settle_done, swept
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.proof.sweep import Outcome
 
 
 @rule("EXE-09")
@@ -113,7 +114,7 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
 
     Usual cause: The flag is read, the queue closed, and only then the task is put into it.
 
-    Proof: Each future that a racing `submit` gave is waited for; that one can never be done is proven from the kernel.
+    Proof: Each future that a racing `submit` gave is waited for; that one can never be done is proven from the kernel. Then the race is made: on threads, each of the two calls, and each worker, is parked at every line of the executor's own code until the other call is done or blocked.
 
     Source: Python library reference, `Executor.shutdown`; CPython's `_shutdown_lock`.
     """
@@ -170,6 +171,30 @@ def shutdown_and_submit_may_race(lab: Lab) -> None:
             f"{d[0]} workers; {d[1]} threads submit; after {d[2]} tasks {1 + d[3]} other(s) call shutdown(wait=True)"
         ),
     )
+    for idle in (True, False):
+        swept(
+            lab,
+            ("submit(task)", lambda pool: pool.submit("raced")),
+            ("shutdown(wait=True)", lambda pool: pool.executor.shutdown(wait=True)),
+            lambda _pool, outcome: _is_never_pending(lab, outcome),
+            expected=_NEVER_PENDING,
+            idle=idle,
+            both=True,
+        )
+
+
+_NEVER_PENDING = "the task runs, is cancelled, or submit raises RuntimeError; its future does not stay pending"
+
+
+def _is_never_pending(lab: Lab, outcome: Outcome) -> None:
+    future: Future[Any] | None = outcome.first.value if outcome.first is not None else None
+    if future is not None:
+        lab.watch(future)
+        lab.until(
+            future.done,
+            "the future that submit gave is done",
+            expected=_NEVER_PENDING,
+        )
 
 
 def _refuses(lab: Lab, executor: Any) -> None:

@@ -13,10 +13,11 @@ from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.probes.forall import forall
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
-from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all
+from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, swept
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.proof.sweep import Outcome
 
 
 @rule("EXE-01")
@@ -186,7 +187,7 @@ def many_threads_submit_at_once(lab: Lab) -> None:
 
     Usual cause: A counter or a lazily made worker list that is read and written without a lock.
 
-    Proof: Every call has a name of its own; its starts are counted and its future is read by proof.
+    Proof: Every call has a name of its own; its starts are counted and its future is read by proof. Then the race is made: on threads, one submit, and each worker, is parked at every line of the executor's own code until another submit is done or blocked.
 
     Source: Python library reference, `Executor.submit`; CPython issue 78 and followers on `_idle_semaphore` races.
     """
@@ -223,6 +224,32 @@ def many_threads_submit_at_once(lab: Lab) -> None:
         examples=draws(lab, 20),
         describe=lambda d: f"{d[0]} workers, {d[1]} threads submit {d[2]} tasks each",
     )
+    for idle in (True, False):
+        swept(
+            lab,
+            ("submit(task, 'one')", lambda pool: pool.executor.submit(pool.task, "one")),
+            ("submit(task, 'two')", lambda pool: pool.executor.submit(pool.task, "two")),
+            lambda _pool, outcome: _each_runs_once(lab, outcome),
+            expected="each task runs once, and gives its own result",
+            idle=idle,
+        )
+
+
+def _each_runs_once(lab: Lab, outcome: Outcome) -> str | None:
+    for name, end in (("one", outcome.first), ("two", outcome.rival)):
+        assert end is not None  # a submit that never comes back is not judged: it is a hang
+        call = f"task({name!r})"
+        future: Future[Any] = end.value
+        lab.watch(future)
+        lab.until(future.done, f"the future of {call} is done", expected="each task runs once")
+        if (error := future.exception()) is not None:
+            return f"the future of {call} gave {error!r}"
+        if future.result() != call:
+            return f"the future of {call} gave {future.result()!r}"
+        times = lab.started().count(call)
+        if times != 1:
+            return f"{call} was started {times} times"
+    return None
 
 
 @rule("EXE-16")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable, Violated
 from pytest_flowcheck.probes.instance import on_a_loop
-from pytest_flowcheck.protocols import Refused, Unsupported
+from pytest_flowcheck.proof.sweep import code_of
+from pytest_flowcheck.protocols import Ok, Refused, Unsupported
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._play import (
@@ -26,8 +29,10 @@ from pytest_flowcheck.suites.flow._play import (
     starts_in_order,
 )
 from pytest_flowcheck.suites.flow._shared import (
+    NodeError,
     NotGiven,
     begin,
+    complaint,
     completed,
     ended,
     errors_of,
@@ -43,6 +48,7 @@ from pytest_flowcheck.suites.flow._shared import (
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.instance import Instance
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.proof.sweep import Outcome
 
 
 @rule("FLO-06", property=True)
@@ -53,7 +59,7 @@ def runs_do_not_see_each_other(lab: Lab) -> None:
 
     Usual cause: Results, states or the error kept on `self`, by node id, and cleared as a run begins.
 
-    Proof: Two runs with the same node ids and different inputs, drawn, and interleaved by gates; each must come to what it comes to alone. Each node looks at what it is given. The same graph object is run twice at once as well. An engine whose runs wait for each other keeps the rule, and can't be asked.
+    Proof: Two runs with the same node ids and different inputs, drawn, and interleaved by gates; each must come to what it comes to alone. Each node looks at what it is given. The same graph object is run twice at once as well. An engine whose runs wait for each other keeps the rule, and can't be asked. Then a race is made: where calls come from threads, a run, and each thread of the engine, is parked at the lines of the engine's own code until another run is over or blocked.
 
     Source: dynamiq 0.45, where two runs of one `Flow` corrupted each other.
     """
@@ -73,6 +79,7 @@ def runs_do_not_see_each_other(lab: Lab) -> None:
     eight = st.just(8)
     for_all(lab, judge, scenarios(dags(4), dags(4), workers=eight), examples=20)
     for_all(lab, judge, scenarios(dags(4, fails=True), dags(4, fails=True), workers=eight), examples=20)
+    _swept(lab)
 
 
 class Follows:
@@ -104,8 +111,10 @@ def _one_graph_twice(lab: Lab) -> None:
         raise found from None
 
 
-def _followers(lab: Lab) -> Graph:
-    return Graph(tuple(node(lab, id_, *needs, does=Follows(id_)) for id_, needs in (("a", ()), ("b", ("a",)))))
+def _followers(lab: Lab, *, gated: bool = True) -> Graph:
+    return Graph(
+        tuple(node(lab, id_, *needs, does=Follows(id_), gated=gated) for id_, needs in (("a", ()), ("b", ("a",))))
+    )
 
 
 def _at_once(lab: Lab, it: Instance, graph: Graph, runs: int) -> None:
@@ -126,6 +135,93 @@ def _at_once(lab: Lab, it: Instance, graph: Graph, runs: int) -> None:
     lab.open_all()
     for number, call in enumerate(calls, 1):
         completed(lab, call, {id_: f"{id_}@{number}" for id_ in ("a", "b")})
+
+
+@dataclass
+class _World:
+    """An engine, and two runs' graphs with the same node ids; `a` of the second one fails where `error` says so."""
+
+    it: Instance
+    graphs: tuple[Graph, Graph]
+    error: NodeError | None
+    stack: ExitStack
+
+    def run(self, which: int) -> Any:
+        """One of the runs, as a plain thread makes it."""
+        return self.it.raw.run(self.graphs[which], which + 1)
+
+
+def _swept(lab: Lab) -> None:
+    with lab.instance(max_workers=4) as it:
+        if it.colour == "async":
+            return  # tasks of one loop are interleaved at their awaits, which the gates above have done
+        code = code_of(it.raw)
+
+    def arrange(fails: bool) -> _World:
+        stack = ExitStack()
+        it = stack.enter_context(lab.instance(max_workers=4))
+        graph = _followers(lab, gated=False)
+        error = NodeError("a failed") if fails else None
+        other = Graph((node(lab, "a", gated=False, does=Raises(error)), graph.nodes[1])) if error else graph
+        return _World(it, (graph, other), error, stack)
+
+    def judge(world: _World, outcome: Outcome) -> str | None:
+        for number, end in enumerate((outcome.first, outcome.rival), 1):
+            if end is None or end.error is not None:
+                continue  # it refused
+            says = _wrong_run(lab, end.value, number, world.error if number == 2 else None)
+            if says:
+                return f"run {number} {says}"
+        return None
+
+    try:
+        for fails in (False, True):
+            lab.sweep(
+                lambda fails=fails: arrange(fails),  # type: ignore[misc]
+                lambda world: world.run(0),
+                lambda world: world.run(1),
+                code=code,
+                judge=judge,
+                names=("run 1", "run 2"),
+                leave=lambda world: world.stack.close(),
+                allowed=(Refused,),
+                settle=False,
+                limit=50 if fails else 100,
+                expected="each run comes to what it comes to alone",
+                needs="FLO-07",
+            )
+    except NotTestable as why:
+        lab.note(str(why))  # what the gates showed before stands
+
+
+class Raises:
+    """Raises this error."""
+
+    def __init__(self, error: NodeError) -> None:
+        self.error = error
+
+    def __call__(self, number: int, *, input: Any, upstream: Mapping[str, Any]) -> None:  # noqa: A002, ARG002 - the protocol's
+        raise self.error
+
+
+def _wrong_run(lab: Lab, run: object, number: int, error: NodeError | None) -> str | None:
+    """What is wrong with what the run came to; None if it is what it comes to alone."""
+    if not isinstance(run, Run):
+        return f"gave {run!r}"
+    if error is not None:
+        return (
+            None
+            if run.status == "failed" and own_error(lab, run, error)
+            else f"ended {told(run)}, and its node a fails"
+        )
+    if run.status != "completed" or run.error is not None:
+        return f"ended {told(run)}{complaint(run)}"
+    wrong = [
+        f"{id_}: {outcome!r}"
+        for id_, outcome in run.nodes.items()
+        if not isinstance(outcome, Ok) or outcome.value != f"{id_}@{number}"
+    ]
+    return f"completed and says of {', '.join(wrong)}" if wrong else None
 
 
 def _own_end(lab: Lab, run: Played, runs: list[Played]) -> None:

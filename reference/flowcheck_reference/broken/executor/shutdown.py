@@ -51,6 +51,26 @@ class SubmitRacesShutdown(Sound):
             return task
 
 
+@breaks("EXE-11")
+class FirstSubmitRacesShutdown(Sound):
+    """The same, but for the first task only, and with no time in between: stress has one chance in an executor's life."""
+
+    class Pool(Executor):
+        _begun = False
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            pool = self._pool
+            if self._begun or pool.closed or pool.broken:
+                return super().submit(fn, *args, **kwargs)
+            self._begun = True
+            task: Task[Any] = Task(pool, (copy_context(), fn, args, kwargs))
+            with pool.lock:
+                pool.queue.append(task)
+                if not pool.closed:
+                    pool.rouse()
+            return task
+
+
 @breaks("EXE-11", "EXE-26")
 class TakesWorkAfterShutdown(Sound):
     """`submit` after shutdown gives a future that nobody will ever set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import types
 from collections import deque
@@ -12,6 +13,8 @@ from typing import Any
 from flowcheck_reference.broken.executor._sound import Initializer, Sound, SpoiltFutures
 from flowcheck_reference.executor import Executor, Item
 from pytest_flowcheck.protocols import breaks
+
+_LOG = logging.getLogger(__name__)
 
 
 @breaks("EXE-01")
@@ -92,6 +95,23 @@ class SubmitsThroughASharedSlot(Sound):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             self._slot = (fn, args, kwargs)
             threading.Event().wait(0.001)  # the window, held open: another submitter comes through it
+            fn, args, kwargs = self._slot
+            self._slot = (_nothing, (), {})
+            return super().submit(fn, *args, **kwargs)
+
+
+@breaks("EXE-15")
+class SubmitsThroughASlotForAMoment(Sound):
+    """The same with no more than a line of logging in between: no stress comes through that window, a sweep does."""
+
+    without = frozenset({"nested"})
+
+    class Pool(Executor):
+        _slot: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            self._slot = (fn, args, kwargs)
+            _LOG.debug("a call is submitted")
             fn, args, kwargs = self._slot
             self._slot = (_nothing, (), {})
             return super().submit(fn, *args, **kwargs)

@@ -29,6 +29,18 @@ class ResultsOnSelf(Sound):
 
 
 @breaks("FLO-06")
+class InputOnSelf(Sound):
+    """The input is put down on the engine, and picked up on the next line: only another run that begins right there sees it."""
+
+    class Flow(Engine):
+        input: Any = None
+
+        def begin(self, graph: Graph, input: Any) -> Job:  # noqa: A002 - the protocol's
+            self.input = input
+            return super().begin(graph, self.input)
+
+
+@breaks("FLO-06")
 class OneErrorForAll(SoundAsync):
     """`self.error`, set by whoever fails and cleared as a run begins."""
 
