@@ -8,6 +8,7 @@ import pickle
 import shelve
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from bystanders import fresh_harness
 from flowcheck_reference.broken.store import _sound, beside, crashes, failing, files, logs, machine, values
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
-from pytest_flowcheck.proof import strace
+from pytest_flowcheck.proof import Harness, strace
 from pytest_flowcheck.protocols import Adapter, Corrupt, Invalid, NotFound
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge
@@ -38,8 +39,18 @@ def loaded(adapter: type[Any], backend: str = "asyncio") -> subjects.Subject:
     return replace(subjects.first_probe(subjects.load(f"{adapter.__module__}:{adapter.__qualname__}")), backend=backend)
 
 
+def harness() -> Harness:
+    """As `fresh_harness`, but for trio's idle threads: it keeps them for the next call of whatever loop, so that one that
+    an earlier test has left may do this one's work."""
+    fresh = fresh_harness()
+    for thread in threading.enumerate():
+        if "trio" in thread.name.lower() and thread.native_id is not None:
+            fresh.disown(thread.native_id)
+    return fresh
+
+
 def judged(rule: str, adapter: type[Any], backend: str = "asyncio") -> Finding:
-    return judge(RULES[rule], loaded(adapter, backend), fresh_harness(), patience=15.0, uncaught=[])
+    return judge(RULES[rule], loaded(adapter, backend), harness(), patience=15.0, uncaught=[])
 
 
 # --- stores that do nothing wrong -------------------------------------------------------------------------------------
