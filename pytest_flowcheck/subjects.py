@@ -197,6 +197,19 @@ def load(spec: str, extra: Mapping[str, str] | None = None) -> Subject:
     return _understand(spec, where, target)
 
 
+def again(subject: Subject) -> Subject:
+    """The same subject in another process: imports it, and asks nothing that is known already.
+
+    Raises:
+        UsageError: it can't be imported there.
+    """
+    from dataclasses import replace
+
+    module, _, attribute = subject.spec.rpartition(":")
+    target = _attribute(subject.spec, _module(subject.spec, module), attribute)
+    return replace(subject, target=target() if subject.is_adapter else target)
+
+
 def _module(spec: str, name: str) -> Any:
     if name.endswith(".py"):
         return _module_from_file(spec, Path(name))
@@ -454,7 +467,8 @@ def _read_off(subject: Subject, facet: str) -> frozenset[str]:
     if protocol is None or not protocol.READ_OFF:
         return frozenset()
     try:
-        return frozenset({colour_of(subject.open(facet, **protocol.OPENS), f"{subject.spec}.{facet}")}) & {"async"}
+        with _given(protocol.OPENS) as options:
+            return frozenset({colour_of(subject.open(facet, **options), f"{subject.spec}.{facet}")}) & {"async"}
     except AdapterError as error:
         raise UsageError(f"subject {subject.spec!r}: {error}") from error
     except NotTestable:
@@ -462,6 +476,18 @@ def _read_off(subject: Subject, facet: str) -> frozenset[str]:
     except Exception as error:
         asked = ", ".join(f"{name}={value!r}" for name, value in protocol.OPENS.items())
         raise UsageError(f"subject {subject.spec!r}: {facet}({asked}) raised {_one_line(error)}") from error
+
+
+@contextmanager
+def _given(opens: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+    """These arguments, with an empty folder that lives as long as the context where a protocol asks for one."""
+    if opens.get("folder", "") is not None:
+        yield opens
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="flowcheck-", ignore_cleanup_errors=True) as folder:
+        yield {**opens, "folder": Path(folder)}
 
 
 def read_off_backend(facet: str, claimed: AbstractSet[str], backend: str) -> frozenset[str]:

@@ -1,16 +1,32 @@
-"""The reference engine as two subjects: what `pytest --flowcheck` certifies when it is told nothing else.
+"""The reference engine as subjects: what `pytest --flowcheck` certifies when it is told nothing else.
 
-`reference` is its blocking side, `reference-async` the one that is awaited, on asyncio and on trio. Each keeps every
-rule of its facets: that they can be kept is what the engine is for.
+`reference` is its blocking side, `reference-async` the one that is awaited, on asyncio and on trio; `reference` saves runs
+in JSON files, `reference-sqlite` is the same store on SQLite. Each keeps every rule of its facets: that they can be kept is
+what the engine is for.
 """
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor as Anyone
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pytest_flowcheck.protocols import Body, Closed, Failed, Invalid, Ok, Outcome, Refused, Skipped, Unsupported
+from pytest_flowcheck.protocols import (
+    JSON,
+    Body,
+    Closed,
+    Corrupt,
+    Failed,
+    Invalid,
+    NotFound,
+    Ok,
+    Outcome,
+    Refused,
+    Skipped,
+    Unsupported,
+)
 from pytest_flowcheck.protocols import Halt as Halts
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
@@ -20,6 +36,7 @@ from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record
 from .flow import Engine, Flow, Result, result_of
 from .retry import AsyncRetrier, Retrier, RetryPolicy
+from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -31,6 +48,7 @@ T = TypeVar("T")
 RETRY = frozenset({"timeout", "bounded", "history", "context", "policy", "fence"})
 FANOUT = frozenset({"halt", "continue", "coerce", "lazy", "nested", "context"})
 FLOW = frozenset({"attempts", "context", "continue", "executor", "mixed", "resize", "resources", "sizing"})
+STORE = frozenset({"durable", "live", "log", "processes"})
 
 
 class Reference:
@@ -43,11 +61,14 @@ class Reference:
         "retry": RETRY,
         "fanout": FANOUT,
         "flow": FLOW,
+        "store": STORE | {"files"},
     }
     errors: Mapping[type[BaseException], tuple[type[BaseException], ...]] = {
         Invalid: (ValueError, TypeError),
         Closed: (RuntimeError,),
         Refused: (RuntimeError,),
+        NotFound: (RunNotFoundError,),
+        Corrupt: (CorruptStateError,),
     }
     variables: Mapping[str, str] = {"max_workers": "FLOWCHECK_MAX_WORKERS"}
 
@@ -81,6 +102,28 @@ class Reference:
         """A fresh engine."""
         with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
             yield _Flow(engine, make or _unmade)
+
+
+    @contextmanager
+    def store(self, folder: Path) -> Generator[_Store]:
+        """A handle on the runs in this folder."""
+        with JsonStore(folder) as store:
+            yield _Store(store)
+
+
+class ReferenceSqlite:
+    """The other store."""
+
+    name: str = "reference-sqlite"
+    version: str = __version__
+    claims: Mapping[str, AbstractSet[str]] = {"store": STORE}
+    errors = Reference.errors
+
+    @contextmanager
+    def store(self, folder: Path) -> Generator[_Store]:
+        """A handle on the runs in a database in this folder."""
+        with SqliteStore(folder / "runs.db") as store:
+            yield _Store(store)
 
 
 class ReferenceAsync:
@@ -118,6 +161,28 @@ class ReferenceAsync:
         """A fresh engine."""
         async with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
             yield _AsyncFlow(engine, _unmade if make is None else make.aio)
+
+
+class _Store:
+    """A store, and the states that an engine keeps in memory while it runs (`live`)."""
+
+    def __init__(self, store: JsonStore | SqliteStore) -> None:
+        self._store = store
+        self.save, self.load = store.save, store.load
+        self.append, self.entries = store.append, store.entries
+        self._live: dict[str, dict[str, JSON]] = {}
+        self._changing, self._saving = threading.Lock(), threading.Lock()
+
+    def put(self, run_id: str, key: str, value: JSON) -> None:
+        with self._changing:
+            self._live.setdefault(run_id, {})[key] = value
+
+    def flush(self, run_id: str) -> None:
+        """What is serialised is one moment's; who changes it waits for that only, not for the disk."""
+        with self._saving:
+            with self._changing:
+                state = Snapshot(self._live.get(run_id, {}))
+            self._store.save(run_id, state)
 
 
 class _Retry:

@@ -1,0 +1,430 @@
+"""What several rules of this suite share: folders, handles here and in other processes, and values that are equal."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.proof import descendants, kill_tree
+from pytest_flowcheck.proof.forkserver import ForkServer
+from pytest_flowcheck.protocols import Inexpressible, NotFound, Unsupported
+from pytest_flowcheck.suites.store._child import ANSWER, Answer, Ask, failure, header, told
+
+if TYPE_CHECKING:
+    from pytest_flowcheck.probes.calls import Call
+    from pytest_flowcheck.probes.instance import Instance
+    from pytest_flowcheck.probes.lab import Lab
+
+T = TypeVar("T")
+
+RUN: Final = "report-17"
+"""An id that every store must take."""
+
+MODULE: Final = "pytest_flowcheck.suites.store._child"
+
+
+def state(step: int, size: int = 3) -> dict[str, Any]:
+    """An ordinary state, told apart from others by its step, and whole only if all its parts are of that step."""
+    return {
+        "step": step,
+        "done": [f"node {n} of step {step}" for n in range(size)],
+        "open": {"next": f"step {step + 1}"},
+    }
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def folder() -> Generator[Path]:
+    """An empty folder, on a memory file system where there is one: a rule saves thousands of times. Removed at the end."""
+    memory = "/dev/shm"  # noqa: S108 - a folder of our own is made there
+    where = memory if os.path.ismount(memory) and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="flowcheck-store-", dir=where, ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def files(path: Path) -> dict[Path, bytes]:
+    """Every file below the folder, with what is in it; symbolic links to files count as files."""
+    return {found: found.read_bytes() for found in sorted(path.rglob("*")) if found.is_file()}
+
+
+# --- handles ----------------------------------------------------------------------------------------------------------
+
+
+class Handle:
+    """A handle in this process."""
+
+    def __init__(self, lab: Lab, it: Instance) -> None:
+        self.lab, self.it = lab, it
+
+    def start(self, method: str, *args: Any) -> Call[Any]:
+        """Begin a call."""
+        shown = ", ".join(told(arg, 60) for arg in args)
+        return self.it.start(f"{method}({shown})", lambda store: getattr(store, method)(*args))
+
+    def ask(self, method: str, *args: Any) -> Answer:
+        """Make a call and wait for its end; HUNG if it provably has none."""
+        return answered(self.lab, self.start(method, *args))
+
+    def beside(self, method: str, *args: Any) -> Answer:
+        """As `ask`, for threads beside the rule's own: that one waits for them, and for it a hang is proven."""
+        lab = self.lab
+        if self.it.colour == "async":
+            call = self.start(method, *args)
+            lab.timeline.wait_for(lambda: call.done)
+            return answered(lab, call, waiting=False)
+        try:
+            value = getattr(self.it.raw, method)(*args)
+        except Exception as error:  # noqa: BLE001 - what a store raises is the rule's to judge
+            return failure(error, lab.subject)
+        return Answer(value)
+
+    def must(self, method: str, *args: Any, needs: str = "STO-01") -> Any:
+        """The value of a call that the rule needs.
+
+        Raises:
+            Inconclusive: it raised; that is for rule `needs` to judge.
+        """
+        return granted(self.ask(method, *args), f"{method}({', '.join(told(arg, 60) for arg in args)})", needs)
+
+
+def answered(lab: Lab, call: Call[Any], *, waiting: bool = True) -> Answer:
+    """What the call came to."""
+    if waiting:
+        call.join()
+    lab.probes_ran += 1
+    if call.returned:
+        return Answer(call.value)
+    error = call.error
+    assert error is not None
+    if not isinstance(error, Exception):
+        raise error
+    return failure(error, lab.subject)
+
+
+def granted(answer: Answer, what: str, needs: str) -> Any:
+    """The value of an answer that the rule needs.
+
+    Raises:
+        Inconclusive: it is an error.
+    """
+    if not answer.returned:
+        raise Inconclusive(f"{what} {answer}", because_of=needs)
+    return answer.value
+
+
+@contextmanager
+def handle(lab: Lab, path: Path) -> Generator[Handle]:
+    """A fresh handle on the folder, in this process."""
+    with lab.instance(folder=path) as it:
+        yield Handle(lab, it)
+
+
+@contextmanager
+def handles(lab: Lab, path: Path, count: int) -> Generator[list[Handle]]:
+    """As many, all open at once."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(handle(lab, path)) for _ in range(count)]
+
+
+def visit(lab: Lab, path: Path, *asks: Ask) -> list[Answer]:
+    """Open a fresh handle in this process, make these calls, leave it. What opening raises is the answer to all."""
+    with ExitStack() as stack:
+        try:
+            it = stack.enter_context(lab.instance(folder=path))
+        except (FlowcheckError, Judgement):
+            raise
+        except Exception as error:  # noqa: BLE001 - what a store raises is the rule's to judge
+            lab.probes_ran += 1
+            opened = failure(error, lab.subject)
+            return [replace(opened, error=f"{opened.error} (when the store was opened)")] * len(asks)
+        return [Handle(lab, it).ask(*ask) for ask in asks]
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+
+class Lost(Violated):
+    """A worker ended before it answered."""
+
+    def __init__(self, facts: str) -> None:
+        super().__init__(facts, expected="the process goes on", proof="it ended, and nobody had killed it")
+
+
+class Worker:
+    """Another process with handles of its own. One request at a time; a worker without handles is cheap."""
+
+    def __init__(self, lab: Lab, pid: int, line: socket.socket, output: IO[bytes]) -> None:
+        self.lab, self.pid, self._line, self._output = lab, pid, line, output
+        self._stream = line.makefile("rwb")
+        self._pidfd = os.pidfd_open(pid)
+
+    def request(self, method: str, *args: Any) -> Any:
+        """Make a request and wait for its answer, untimed.
+
+        Raises:
+            Lost: the process ended instead.
+        """
+        try:
+            self._stream.write(pickle.dumps((method, *args)))
+            self._stream.flush()
+            answer = pickle.load(self._stream)  # noqa: S301 - our own process wrote it
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._output.seek(0)
+            said = self._output.read().decode(errors="replace")[-600:]
+            raise Lost(f"process {self.pid} ended while it was asked to {method}: {said}") from None
+        self.lab.probes_ran += 1
+        _expressible(answer)
+        return answer
+
+    def begin(self, what: str, method: str, *args: Any) -> Call[Any]:
+        """The same, beside what the rule does meanwhile."""
+        return self.lab.call(f"{what} (process {self.pid})", lambda: self.request(method, *args))
+
+    def open(self, path: Path, name: str = "it") -> Answer:
+        """Open a handle of this name."""
+        return cast("Answer", self.request("open", name, str(path)))
+
+    def ask(self, *ask: Any, name: str = "it") -> Answer:
+        """Call the handle of this name."""
+        return cast("Answer", self.request("call", name, *ask))
+
+    def must(self, *ask: Any, needs: str = "STO-01") -> Any:
+        """As `Handle.must`."""
+        return granted(self.ask(*ask), f"{ask[0]}({', '.join(told(arg, 60) for arg in ask[1:])})", needs)
+
+    def visit(self, path: Path, *asks: Ask) -> list[Answer]:
+        """As `visit`, there."""
+        return cast("list[Answer]", self.request("visit", str(path), asks))
+
+    def visits(self, paths: Sequence[Path], *asks: Ask) -> list[list[Answer]]:
+        """The same in each of many folders, by one request."""
+        return cast("list[list[Answer]]", self.request("visits", [str(path) for path in paths], asks))
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end: its locks are gone then."""
+        with suppress(ProcessLookupError):  # it has ended by itself
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait for its end, untimed."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.poll()
+
+    def leave(self) -> None:
+        """Hang up; the process ends by itself."""
+        self._stream.close()
+        self._line.close()
+        os.close(self._pidfd)
+
+
+def _expressible(answer: Any) -> None:
+    for one in _answers(answer):
+        if one.is_a(Inexpressible):
+            raise NotTestable(f"the subject can't express it: {one.text}")
+        if one.is_a(Unsupported):
+            raise Violated(
+                f"the subject does not offer it: {one.text}",
+                expected="what the rule asks for is offered, or its capability is not claimed",
+                proof="the adapter says so",
+            )
+
+
+def _answers(answer: Any) -> Iterable[Answer]:
+    if isinstance(answer, Answer):
+        yield answer
+    elif isinstance(answer, list):
+        for part in listed(answer):
+            yield from _answers(part)
+
+
+class Nursery:
+    """Where workers come from: a process that has imported the subject and forks."""
+
+    def __init__(self, lab: Lab, control: socket.socket, output: IO[bytes], stack: ExitStack) -> None:
+        self.lab, self._control, self._output, self._stack = lab, control, output, stack
+
+    def worker(self) -> Worker:
+        """A new process."""
+        here, there = socket.socketpair()
+        with there:
+            socket.send_fds(self._control, [b"f"], [there.fileno()])
+        pid = int.from_bytes(self._control.recv(8), "little")
+        if not pid:
+            here.close()
+            self._output.seek(0)
+            raise Lost(f"no worker could be forked: {self._output.read().decode(errors='replace')[-600:]}")
+        worker = Worker(self.lab, pid, here, self._output)
+        self._stack.callback(worker.leave)
+        return worker
+
+
+@contextmanager
+def nursery(lab: Lab) -> Generator[Nursery]:
+    """Other processes. Leaving kills them all."""
+    if not hasattr(os, "fork") or not hasattr(os, "pidfd_open"):
+        raise NotTestable("other processes that can be killed at will need Linux")
+    here, there = socket.socketpair()
+    with tempfile.TemporaryFile() as output, here, ExitStack() as stack:
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE], stdin=there.fileno(), stdout=output, stderr=output, env=environment()
+        )
+        there.close()
+        try:
+            here.sendall(header(lab.subject))
+            if here.recv(1) != b"r":
+                output.seek(0)
+                raise Lost(f"the subject could not be loaded: {output.read().decode(errors='replace')[-600:]}")
+            yield Nursery(lab, here, output, stack)
+        finally:
+            kill_tree([*descendants(process.pid), process.pid])
+            process.wait()
+
+
+@contextmanager
+def elsewhere(lab: Lab) -> Generator[Worker]:
+    """One other process."""
+    with nursery(lab) as others:
+        yield others.worker()
+
+
+def environment() -> dict[str, str]:
+    """For a Python that imports what this one can."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Scripts:
+    """Where programs are traced that make requests of a `Server`, one after the other. A context manager."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        subject = b64encode(header(lab.subject)).decode()
+        self.server = ForkServer([sys.executable, "-m", MODULE, "--traced", subject], env=environment())
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.__exit__(None, None, None)
+
+    def argv(self, requests: Iterable[Ask]) -> list[str]:
+        """What is run: `record(scripts.argv(...), folder, server=scripts.server)`."""
+        return [b64encode(b"".join(map(pickle.dumps, requests))).decode()]
+
+    def answers(self, marks: Iterable[str]) -> list[Any] | None:
+        """What it was answered, as its marks tell; None if it ended early."""
+        chunks = [mark.removeprefix(ANSWER) for mark in marks if mark.startswith(ANSWER)]
+        if chunks[-1:] != ["."]:
+            return None
+        given = pickle.loads(b64decode("".join(chunks[:-1])))  # noqa: S301 - our own process wrote it
+        self.lab.probes_ran += len(given)
+        _expressible(given)
+        return cast("list[Any]", given)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def listed(value: Any) -> list[Any]:
+    """A value that is a list."""
+    found: list[Any] = value
+    return found
+
+
+def mapped(value: Any) -> dict[Any, Any]:
+    """A value that is a dict; another one holds nothing."""
+    found: dict[Any, Any] = value if _both(dict, value, value) else {}
+    return found
+
+
+def _both(kind: type, one: Any, other: Any) -> bool:
+    return isinstance(one, kind) and isinstance(other, kind)
+
+
+def _key(key: Any) -> tuple[str, Any]:
+    """By which keys are compared: True is not 1."""
+    return type(key).__name__, key
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: NaN equals NaN, True is not 1, and 1.0 is 1, since JSON has only numbers."""
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
+        return one is other
+    if isinstance(one, float) and isinstance(other, float) and one != one:  # noqa: PLR0124 - NaN is not itself
+        return other != other  # noqa: PLR0124
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return one == other
+    if _both(list, one, other):
+        mine, theirs = listed(one), listed(other)
+        return len(mine) == len(theirs) and all(map(same, mine, theirs))
+    if _both(dict, one, other):
+        left, right = mapped(one), mapped(other)
+        if len(left) != len(right):
+            return False
+        keys = {_key(key): value for key, value in right.items()}
+        return all(_key(key) in keys and same(value, keys[_key(key)]) for key, value in left.items())
+    return type(one) is type(other) and bool(one == other)
+
+
+def among(answer: Answer, values: Iterable[Any]) -> bool:
+    """Whether a load gave one of these."""
+    return answer.returned and any(same(answer.value, value) for value in values)
+
+
+def is_nothing(answer: Answer, unknown: Answer) -> bool:
+    """Whether the load says that nothing is there: as it does for a run that nobody knows. (How it should is STO-16.)"""
+    if answer.is_a(NotFound):
+        return True
+    if answer.returned:
+        return unknown.returned and same(answer.value, unknown.value)
+    return answer.error.partition(":")[0] == unknown.error.partition(":")[0]
+
+
+# --- at the same time -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def eager_threads() -> Generator[None]:
+    """Inside, the interpreter offers the GIL after every microsecond, so that threads come in between of each other."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def together(lab: Lab, jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Do these jobs at the same time, each on a thread of its own, and wait for all; HUNG if one provably has no end.
+
+    No job begins before all threads are there.
+    """
+    start = threading.Barrier(len(jobs))
+
+    def job(do: Callable[[], T]) -> Callable[[], T]:
+        def run() -> T:
+            start.wait()
+            return do()
+
+        return run
+
+    calls = {name: lab.call(name, job(do)) for name, do in jobs.items()}
+    return {name: call.result() for name, call in calls.items()}

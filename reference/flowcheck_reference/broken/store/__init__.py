@@ -1,0 +1,1 @@
+"""Broken stores, in modules that are named as the rules' own (`suites/store/`)."""
