@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.probes import kept
 from pytest_flowcheck.proof import Harness, become_subreaper, descendants, kill_tree
 from pytest_flowcheck.running import shield
 from pytest_flowcheck.running.judge import judge
@@ -132,6 +133,7 @@ class Bench:
     def close(self, *, reap: bool = True) -> None:
         """At the end of the run: end what the subjects left behind."""
         gc.unfreeze()
+        kept.let_go()
         self._stack.close()
         if reap:
             kill_tree([pid for pid in descendants() if pid not in self._children])

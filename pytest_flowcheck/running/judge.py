@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
-from pytest_flowcheck.probes import wire
+from pytest_flowcheck.probes import kept, wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
 
@@ -76,6 +76,7 @@ def judge(
         wanted = ", ".join(sorted(missing))
         return Finding(rule.id, Verdict.NOT_CLAIMED, level, message=f"capability not claimed: {wanted}")
 
+    kept.keep_for((rule.facet, subject.spec, subject.backend))
     threads_before, children_before = set(threading.enumerate()), set(descendants())
     lab = Lab(subject, facet=rule.facet, seed=seed, adopt=harness.adopt, uncaught=uncaught, thorough=thorough)
     outcome = Outcome()
@@ -110,7 +111,7 @@ def _remains(observer: Observer, threads_before: set[threading.Thread], children
     deadline = monotonic() + CALM
     while True:
         threads = [t for t in threading.enumerate() if not t.daemon and t not in threads_before]
-        children = set(descendants()) - children_before
+        children = set(descendants()) - children_before - kept.pids()
         if children:
             children -= {held.number for held in census().helpers if held.kind == "child process"}
         if not threads and not children:

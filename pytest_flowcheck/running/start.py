@@ -47,8 +47,11 @@ def _start(config: pytest.Config) -> int | None:
 
         return catalogue.show(config)
     if workerinput is not None:
+        import_as_is(config)
         _work(config, workerinput)
         return None
+    if options.alone(config.option):
+        import_as_is(config)
     plan = make_plan(config)
     report = report_folder(config)
     if options.alone(config.option):
@@ -87,6 +90,18 @@ def stand_here(config: pytest.Config) -> None:
     here = str(config.invocation_params.dir)
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def import_as_is(config: pytest.Config) -> None:
+    """Import without pytest's rewriting of asserts from now on, in a session that has no tests of the user's.
+
+    The rules, hypothesis and most subjects belong to packages with pytest plugins, all of which it would rewrite: seconds
+    for each process where Python writes no caches, as in many containers.
+    """
+    hook: Any = config.pluginmanager.rewrite_hook
+    if hook in sys.meta_path:
+        sys.meta_path.remove(hook)
+        config.add_cleanup(lambda: sys.meta_path.insert(0, hook))
 
 
 def report_folder(config: pytest.Config) -> Path | None:

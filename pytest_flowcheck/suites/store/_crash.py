@@ -67,7 +67,8 @@ def recorded(lab: Lab, before: Sequence[Ask], during: Sequence[Ask]) -> Recordin
 
 
 def _record(lab: Lab, before: Sequence[Ask], during: Sequence[Ask]) -> Recording:
-    with folder() as path, Scripts(lab) as scripts:
+    scripts = Scripts(lab)
+    with folder() as path:
         recording = crash.record(scripts.argv(requests(path, before, during)), path, server=scripts.server)
         answers = scripts.answers(recording.marks)
     if answers is None:

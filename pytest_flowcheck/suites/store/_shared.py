@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.probes.kept import kept
 from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.proof.forkserver import ForkServer
 from pytest_flowcheck.protocols import Inexpressible, NotFound, Unsupported
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.instance import Instance
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.subjects import Subject
 
 T = TypeVar("T")
 
@@ -256,24 +258,75 @@ def _answers(answer: Any) -> Iterable[Answer]:
 
 
 class Nursery:
-    """Where workers come from: a process that has imported the subject and forks."""
+    """Where workers come from: a process that has imported the subject and forks. Each rule has its own workers."""
 
-    def __init__(self, lab: Lab, control: socket.socket, output: IO[bytes], stack: ExitStack) -> None:
-        self.lab, self._control, self._output, self._stack = lab, control, output, stack
+    def __init__(self, lab: Lab, home: _Home, stack: ExitStack) -> None:
+        self.lab, self._home, self._stack = lab, home, stack
 
     def worker(self) -> Worker:
         """A new process."""
-        here, there = socket.socketpair()
-        with there:
-            socket.send_fds(self._control, [b"f"], [there.fileno()])
-        pid = int.from_bytes(self._control.recv(8), "little")
-        if not pid:
-            here.close()
-            self._output.seek(0)
-            raise Lost(f"no worker could be forked: {self._output.read().decode(errors='replace')[-600:]}")
-        worker = Worker(self.lab, pid, here, self._output)
+        here, pid = self._home.fork()
+        worker = Worker(self.lab, pid, here, self._home.output)
         self._stack.callback(worker.leave)
         return worker
+
+
+class _Home:
+    """The process that forks workers; see `_child.nursery`."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._control, there = map(stack.enter_context, socket.socketpair())
+            self.output = stack.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", MODULE],
+                stdin=there.fileno(),
+                stdout=self.output,
+                stderr=self.output,
+                env=environment(),
+            )
+            self.pid = self._process.pid
+            stack.callback(self._process.wait)
+            stack.callback(kill_tree, [self.pid])
+            there.close()
+            self._control.sendall(header(self._subject))
+            if self._control.recv(1) != b"r":
+                raise Lost(f"the subject could not be loaded: {self._said()}")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end_workers()
+        self._stack.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fork(self) -> tuple[socket.socket, int]:
+        """A socket that leads to a new worker, and its pid."""
+        here, there = socket.socketpair()
+        try:
+            with there:
+                socket.send_fds(self._control, [b"f"], [there.fileno()])
+            pid = int.from_bytes(self._control.recv(8), "little")
+        except OSError:
+            pid = 0
+        if not pid:
+            here.close()
+            raise Lost(f"no worker could be forked: {self._said()}")
+        return here, pid
+
+    def end_workers(self) -> None:
+        """Kill them, and all that they started."""
+        kill_tree(descendants(self.pid))
+
+    def _said(self) -> str:
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")[-600:]
 
 
 @contextmanager
@@ -281,21 +334,10 @@ def nursery(lab: Lab) -> Generator[Nursery]:
     """Other processes. Leaving kills them all."""
     if not hasattr(os, "fork") or not hasattr(os, "pidfd_open"):
         raise NotTestable("other processes that can be killed at will need Linux")
-    here, there = socket.socketpair()
-    with tempfile.TemporaryFile() as output, here, ExitStack() as stack:
-        process = subprocess.Popen(
-            [sys.executable, "-m", MODULE], stdin=there.fileno(), stdout=output, stderr=output, env=environment()
-        )
-        there.close()
-        try:
-            here.sendall(header(lab.subject))
-            if here.recv(1) != b"r":
-                output.seek(0)
-                raise Lost(f"the subject could not be loaded: {output.read().decode(errors='replace')[-600:]}")
-            yield Nursery(lab, here, output, stack)
-        finally:
-            kill_tree([*descendants(process.pid), process.pid])
-            process.wait()
+    home = kept("nursery", lambda: _Home(lab.subject))
+    with ExitStack() as stack:
+        stack.callback(home.end_workers)
+        yield Nursery(lab, home, stack)
 
 
 @contextmanager
@@ -311,19 +353,14 @@ def environment() -> dict[str, str]:
 
 
 class Scripts:
-    """Where programs are traced that make requests of a `Server`, one after the other. A context manager."""
+    """Where programs are traced that make requests of a `Server`, one after the other."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         subject = b64encode(header(lab.subject)).decode()
-        self.server = ForkServer([sys.executable, "-m", MODULE, "--traced", subject], env=environment())
-
-    def __enter__(self) -> Self:
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.server.__exit__(None, None, None)
+        self.server = kept(
+            "traced", lambda: ForkServer([sys.executable, "-m", MODULE, "--traced", subject], env=environment())
+        )
 
     def argv(self, requests: Iterable[Ask]) -> list[str]:
         """What is run: `record(scripts.argv(...), folder, server=scripts.server)`."""

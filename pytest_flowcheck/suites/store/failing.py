@@ -56,11 +56,11 @@ def a_save_that_fails_says_so_and_harms_nothing(lab: Lab) -> None:
     missing = strace.missing()
     if missing is None:
         recording = recorded(lab, BEFORE, SAVE)
-        with Scripts(lab) as scripts:
-            for lasting, most in ((True, LASTING), (False, ONCE)):
-                plans = [fault for fault in faults.plans(recording, lasting=lasting) if fault.condition != "KILL"]
-                for fault in _spread(plans, lab.repeated(most)):
-                    failed += _refuse(lab, scripts, recording, fault)
+        scripts = Scripts(lab)
+        for lasting, most in ((True, LASTING), (False, ONCE)):
+            plans = [fault for fault in faults.plans(recording, lasting=lasting) if fault.condition != "KILL"]
+            for fault in _spread(plans, lab.repeated(most)):
+                failed += _refuse(lab, scripts, recording, fault)
         if not failed:
             raise Inconclusive("no save could be made to fail")
     elif not failed:
