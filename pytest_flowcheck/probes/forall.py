@@ -1,4 +1,8 @@
-"""Hypothesis properties over gated scenarios: drawn, forced, shrunk within a budget, replayable."""
+"""Hypothesis properties over gated scenarios: drawn, forced, shrunk within a budget, replayable.
+
+Hypothesis is imported by the first property that runs: that takes longer than to start pytest, and every process of a
+certification knows the rules, while few judge a property.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky
-
 from pytest_flowcheck.errors import Judgement, Violated
 
 if TYPE_CHECKING:
+    from hypothesis import strategies as st
     from hypothesis.strategies import SearchStrategy
 
     from pytest_flowcheck.probes.lab import Lab
+else:
+
+    class _Strategies:
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("_"):
+                raise AttributeError(name)  # whoever looks through a module asks everything in it
+            from hypothesis import strategies
+
+            return getattr(strategies, name)
+
+    st = _Strategies()
+    """`hypothesis.strategies`, for use inside of functions."""
+
+__all__ = ["SHRINK_BUDGET", "forall", "st"]
 
 SHRINK_BUDGET = 40
 """Scenarios run after the first failure. Each may leave stuck threads behind, and each proof of a hang costs some
 60 ms: enough to make an example small, not to make it minimal at any price."""
-
-# iterating leaves out the deprecated members, naming one of which warns
-_ALL_CHECKS: tuple[HealthCheck, ...] = tuple(HealthCheck)  # pyright: ignore[reportAssignmentType]
-"""Gated scenarios are slow and filter nothing: hypothesis's advice on either would only be noise."""
 
 
 def forall(
@@ -51,6 +63,12 @@ def forall(
         reproduce: an example as a program that shows the failure without pytest.
         shrink: look for a smaller failing example; not worth it where examples are small and a failure takes long.
     """
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from hypothesis.errors import Flaky
+
+    # Gated scenarios are slow and filter nothing: hypothesis's advice on either would only be noise.
+    # Iterating leaves out the deprecated members, naming one of which warns.
+    every_check: tuple[HealthCheck, ...] = tuple(HealthCheck)  # pyright: ignore[reportAssignmentType]
     judged: dict[str, Judgement | None] = {}
     told: dict[int, tuple[str, Callable[[], str] | None]] = {}
     first: list[Judgement] = []
@@ -64,7 +82,7 @@ def forall(
         derandomize=False,
         print_blob=False,
         report_multiple_bugs=False,
-        suppress_health_check=_ALL_CHECKS,
+        suppress_health_check=every_check,
         phases=(Phase.explicit, Phase.generate, Phase.shrink) if shrink else (Phase.explicit, Phase.generate),
     )
     @given(strategy)

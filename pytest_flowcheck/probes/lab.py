@@ -383,7 +383,10 @@ class Lab:
         self.fresh()
         self.note(f"{told}, swept: {swept}")
         if swept.untried:
-            self.grade, self.observed_because = "observed", f"{swept.untried} places of {told} were not tried: each takes long"
+            self.grade, self.observed_because = (
+                "observed",
+                f"{swept.untried} places of {told} were not tried: each takes long",
+            )
         if swept.blocked == swept.schedules:
             raise NotTestable(f"{told}: whoever came in between was blocked at each of the {swept.schedules} steps")
         return swept

@@ -50,3 +50,12 @@ def _import_time(folder: Path) -> int:
     )
     lines = done.stderr.partition("MARK\n")[2].splitlines()
     return sum(int(line.split(":")[1].split("|")[0]) for line in lines if line.startswith("import time:"))
+
+
+def test_rules_are_known_without_hypothesis() -> None:
+    """Every process of a certification imports its rules; only a property that runs needs hypothesis, and nobody trio."""
+    code = "import sys; from pytest_flowcheck.rules import bundled_rules; bundled_rules(); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "pytest_flowcheck.suites.flow.beside" in loaded
+    assert [name for name in ("hypothesis", "trio", "pytest", "xdist") if name in loaded] == []

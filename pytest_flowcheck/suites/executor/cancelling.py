@@ -5,9 +5,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor._shared import draws, hold_all
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
 from pytest_flowcheck.suites.executor._shared import draws, release

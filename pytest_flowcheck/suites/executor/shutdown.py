@@ -6,9 +6,7 @@ import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, settle_done, swept
 

@@ -7,10 +7,8 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
 from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, swept

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import AdapterError, NotTestable
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
 from pytest_flowcheck.suites.executor._shared import draws, hold_all, settle_done, worker_set

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
-from hypothesis import strategies as st
-
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.suites.fanout import _script
 from pytest_flowcheck.suites.fanout._shared import (
     HALTS,
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.instance import Colour, Instance
     from pytest_flowcheck.probes.lab import Lab
-
-
-NEVER: SearchStrategy[bool] = st.just(False)
 
 
 class Scenario(NamedTuple):
@@ -145,9 +140,10 @@ def all_return() -> SearchStrategy[Scenario]:
 
 
 def scenarios(
-    acts: SearchStrategy[list[Act]], *, least: int = 2, keep_going: SearchStrategy[bool] = NEVER
+    acts: SearchStrategy[list[Act]], *, least: int = 2, keep_going: SearchStrategy[bool] | None = None
 ) -> SearchStrategy[Scenario]:
     """Fan-outs of up to six items, at least `least` at a time."""
+    keep_going = st.just(False) if keep_going is None else keep_going
     return st.builds(Scenario, st.integers(least, 4), acts.map(tuple), keep_going, st.tuples(*[st.integers(0, 3)] * 6))
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.forall import st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.fanout._play import Scenario, Stage, for_all, mixtures, play
 from pytest_flowcheck.suites.fanout._shared import (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.forall import st
 from pytest_flowcheck.protocols import Failed, Foreign, Halt
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.fanout._play import Scenario, Stage, acceptable, for_all, play, scenarios

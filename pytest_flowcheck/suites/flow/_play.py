@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.protocols import Ok
 from pytest_flowcheck.suites.flow import _script
 from pytest_flowcheck.suites.flow._shared import (
@@ -293,7 +291,6 @@ def outcomes_agree(lab: Lab, run: Played) -> Run:
 # --- drawing ---------------------------------------------------------------------------------------------------------------
 
 
-@st.composite
 def _steps(draw: Callable[[SearchStrategy[Any]], Any], most: int, fails: bool) -> Dag:
     """A graph in topological order; its nodes need up to three earlier ones."""
     steps: list[Step] = []
@@ -306,7 +303,7 @@ def _steps(draw: Callable[[SearchStrategy[Any]], Any], most: int, fails: bool) -
 
 def dags(most: int = 6, *, fails: bool = False) -> SearchStrategy[Dag]:
     """Graphs of up to so many nodes. `fails`: some raise."""
-    return _steps(most, fails)
+    return st.composite(_steps)(most, fails)
 
 
 def scenarios(*runs: SearchStrategy[Dag], workers: SearchStrategy[int] | None = None) -> SearchStrategy[Scenario]:

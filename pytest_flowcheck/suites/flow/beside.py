@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive, NotTestable, Violated
+from pytest_flowcheck.probes.forall import st
 from pytest_flowcheck.probes.instance import on_a_loop
 from pytest_flowcheck.proof.sweep import code_of
 from pytest_flowcheck.protocols import Ok, Refused, Unsupported

@@ -7,10 +7,8 @@ from contextlib import ExitStack
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.protocols.retry import RetryPolicy
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.retry import _script

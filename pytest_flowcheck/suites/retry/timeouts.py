@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-from hypothesis import strategies as st
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.calls import is_cancellation
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.protocols.retry import RetryPolicy
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.retry._shared import (

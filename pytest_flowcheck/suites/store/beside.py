@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import NotTestable
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.proof import strace
 from pytest_flowcheck.proof.sweep import code_of
 from pytest_flowcheck.protocols import Refused

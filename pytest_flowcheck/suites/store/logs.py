@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from hypothesis import strategies as st
-
 from pytest_flowcheck.errors import Inconclusive, NotTestable
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.proof import strace
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule

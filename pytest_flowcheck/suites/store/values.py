@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
-
-from pytest_flowcheck.probes.forall import forall
+from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.protocols import Corrupt, Invalid, NotFound
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import Answer, told
