@@ -21,7 +21,8 @@ from bystanders import fresh_harness
 from flowcheck_reference.broken.store import _sound, beside, crashes, failing, files, logs, machine, values
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
-from pytest_flowcheck.proof import Harness, strace
+from pytest_flowcheck.probes import kept
+from pytest_flowcheck.proof import Harness, descendants, strace
 from pytest_flowcheck.protocols import Adapter, Corrupt, Invalid, NotFound
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge
@@ -309,13 +310,19 @@ class EndsItsProcess(_sound.Sound):
 
 
 def test_no_process_and_no_folder_is_left_behind() -> None:
-    """After a rule with many processes there is none, and its folders are gone."""
-    from pytest_flowcheck.proof import descendants
-
+    """After a rule with many processes there is but the one that they were forked from, and its folders are gone."""
+    kept.let_go()
     before = set(descendants())
     where = Path("/dev/shm")
     there = set(where.glob("flowcheck-store-*")) if where.is_dir() else set[Path]()
     assert judged("STO-15", _sound.Sound).verdict is Verdict.PASS
+    (nursery,) = kept.pids()
+    assert set(descendants()) - before == {nursery}
+    assert judged("STO-14", _sound.Sound).verdict is Verdict.PASS
+    assert kept.pids() == {nursery}
+    assert judged("STO-14", _sound.SoundTable).verdict is Verdict.PASS
+    assert nursery not in {*kept.pids(), *descendants()}
+    kept.let_go()
     assert set(descendants()) <= before
     if where.is_dir():
         mine = {path for path in set(where.glob("flowcheck-store-*")) - there if path.stat().st_uid == os.getuid()}
