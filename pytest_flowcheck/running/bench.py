@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import gc
+import importlib
 import json
 import os
 import select
@@ -124,11 +125,18 @@ class Bench:
                 self._subjects[column.label] = _load(column)
             except Exception as error:  # noqa: BLE001 - whatever it raises, its rules read ADAPTER-ERROR
                 self._subjects[column.label] = f"loading {column.spec} raised {type(error).__name__}: {error}"
+            self._warm_up()
             # Every rule collects garbage, most of them several times. What is here now stays: half of a cheap rule's
             # time was spent on looking through pytest, hypothesis and the subject's modules again and again.
             gc.collect()
             gc.freeze()
         return self._subjects[column.label]
+
+    def _warm_up(self) -> None:
+        """Import what properties need before it would be counted as a rule's, and before memory is frozen: hypothesis looks
+        through it for who refers to trio's random numbers."""
+        if any(task.rule.property for task in self.plan.tasks.values()):
+            importlib.import_module("hypothesis.strategies")
 
     def close(self, *, reap: bool = True) -> None:
         """At the end of the run: end what the subjects left behind."""

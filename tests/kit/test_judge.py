@@ -104,10 +104,13 @@ def test_an_absence_that_a_timer_may_end_is_inconclusive() -> None:
         use(lab)
         lab.until(lambda: False, "something happens")
 
-    finding = judged(absent, patience=0.5)
+    told: list[str] = []
+    while not any("timers" in message for message in told) and len(told) < 20:
+        finding = judged(absent, patience=0.5)
+        assert finding.verdict is Verdict.INCONCLUSIVE
+        told.append(finding.message)  # says what the last look saw: on a busy machine a thread of ours may just have run
     stop.set()
-    assert finding.verdict is Verdict.INCONCLUSIVE
-    assert "timers" in finding.message
+    assert "timers" in told[-1]
 
 
 def test_a_call_that_never_returns_is_hung() -> None:

@@ -82,7 +82,8 @@ class Answer:
 def told(value: Any, most: int = 120) -> str:
     """A value in a message: its repr, in the middle of which something may be left out."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()  # surrogates can't be printed
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
