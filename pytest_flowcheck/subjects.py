@@ -286,6 +286,7 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
             f"subject {spec!r}: {cls.__name__}() raised {_one_line(error)}; an adapter is made without arguments"
         ) from error
     requires = tuple(cast("Sequence[str]", getattr(adapter, "requires", ())))
+    _check_python(spec, tuple(cast("Sequence[int]", getattr(adapter, "requires_python", ()))))
     _check_installed(spec, requires)
     claims = {facet: frozenset(capabilities) for facet, capabilities in dict(adapter.claims).items()}
     if not claims:
@@ -310,6 +311,12 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
         is_adapter=True,
         target=adapter,
     )
+
+
+def _check_python(spec: str, required: tuple[int, ...]) -> None:
+    if sys.version_info[: len(required)] < required:
+        needed = ".".join(map(str, required))
+        raise UsageError(f"subject {spec!r} needs Python {needed} or later; this is {platform.python_version()}")
 
 
 def _check_installed(spec: str, requires: Sequence[str]) -> None:

@@ -79,13 +79,15 @@ class Raw:
 
 
 def cuts(write: Write) -> list[int]:
-    """Where a write is torn: after the first byte, the quarters, before the last byte, at joints and at some pages.
+    """Where a write is torn: after the first byte, the quarters, before the last byte, at joints and at some pages and
+    sectors. The last are what is left of a short write over older bytes: sectors are written whole.
 
     Where pages begin depends on what was in the file before, so any byte of an appended write can be such a place.
     """
     size = len(write.data)
     pages = list(range(PAGE - write.offset % PAGE, size, PAGE))
-    some = {pages[0], pages[len(pages) // 2], pages[-1]} if pages else set[int]()
+    sectors = range(SECTOR - write.offset % SECTOR, size, SECTOR)
+    some = {among[place] for among in (pages, sectors) if among for place in (0, len(among) // 2, -1)}
     return sorted({1, size // 4, size // 2, 3 * size // 4, size - 1, *write.joints, *some} - {0, size})
 
 

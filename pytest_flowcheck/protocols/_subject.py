@@ -40,6 +40,9 @@ class Adapter:
     requires: ClassVar[Sequence[str]] = ()
     """Distributions that the adapter imports where it uses them; `version` is the first one's unless stated."""
 
+    requires_python: ClassVar[tuple[int, ...]] = ()
+    """The first version of Python that has what it imports of the standard library, such as `(3, 13)`."""
+
     claims: ClassVar[Mapping[str, AbstractSet[str]]] = {}
 
     declares: ClassVar[Mapping[str, Mapping[str, str]]] = {}

@@ -113,7 +113,7 @@ def test_a_plain_write_loses_both_states(judged: Callable[[str], Judged]) -> Non
     bad = plain.bad("kill")
     assert bad[0].story == ("1. truncate 'state' to 0 bytes", "killed after operation 1")
     assert bad[0].files == {"state": b""}
-    assert {len(state.files["state"]) for state in bad} == {0, 1, 225, 450, 675, 899}
+    assert {len(state.files["state"]) for state in bad} == {0, 1, 225, 450, 512, 675, 899}
     assert len(plain.bad("power")) > len(bad)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import platform
+import sqlite3
 import subprocess
 import sys
+import threading
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_flowcheck import subjects
+from pytest_flowcheck.errors import UsageError
 from pytest_flowcheck.probes.calls import Call
 from pytest_flowcheck.probes.lab import Lab
-from pytest_flowcheck.protocols import Failed, Inexpressible, Invalid, Ok
+from pytest_flowcheck.protocols import Failed, Inexpressible, Invalid, NotFound, Ok
 from pytest_flowcheck.protocols.flow import Node
 from pytest_flowcheck.protocols.retry import RetryPolicy
 from pytest_flowcheck.rules import rules_of
@@ -24,6 +28,7 @@ from pytest_flowcheck.suites.flow._shared import NodeError, begin, given, own_er
 LIBRARIES = [
     "aiometer",
     "dask",
+    "diskcache",
     "distributed",
     "joblib",
     "langgraph",
@@ -50,6 +55,17 @@ FLOW = ["graphlib-threads", "dask", "dask-executor", "distributed", "langgraph",
 FLOW_TRIO = ["pydantic-graph"]
 SERVED = ["prefect"]
 """Each instance starts a server, each run takes a second: known, but not run here."""
+STORE = [
+    "json-dump",
+    "sqlite3",
+    "sqlite3-extra",
+    "sqlite3-wal",
+    "sqlite3-off",
+    "shelve",
+    "dbm-sqlite3",
+    "diskcache",
+    "langgraph-checkpoint-sqlite",
+]
 
 ALL_QUEUED = {"FAN-06", "FAN-11", "FAN-15"}
 """Whoever hands all items over at once has an item begin when another has raised, until the rest is cancelled."""
@@ -91,7 +107,12 @@ def loaded(name: str) -> subjects.Subject:
     module, _, attribute = subjects.registered()[name].partition(":")
     adapter = getattr(importlib.import_module(module), attribute)
     for distribution in getattr(adapter, "requires", ()):
-        pytest.importorskip(distribution.replace("-", "_"))
+        try:
+            metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"needs {distribution}")
+    if sys.version_info < getattr(adapter, "requires_python", ()):
+        pytest.skip(f"needs Python {adapter.requires_python}")
     return subjects.first_probe(subjects.load(name))
 
 
@@ -125,7 +146,7 @@ def test_listing_imports_no_library() -> None:
     """All are known by name, whatever is installed, and nothing of theirs is imported for that."""
     program = (
         "import sys; from pytest_flowcheck import subjects\n"
-        f"missing = set({RETRY + FANOUT + FLOW + SERVED!r}) - set(subjects.registered())\n"
+        f"missing = set({RETRY + FANOUT + FLOW + SERVED + STORE!r}) - set(subjects.registered())\n"
         f"imported = set({LIBRARIES!r}) & set(sys.modules)\n"
         "assert not missing and not imported, (missing, imported)"
     )
@@ -215,6 +236,47 @@ def test_runs_flows(lab: Lab) -> None:
         circle = ask(plain("h", "i"), plain("i", "h"))
         told = circle._raised or circle.value.error
         assert isinstance(told, Inexpressible) or lab.is_a(told, Invalid), told
+
+
+STATE: dict[str, Any] = {"step": 2, "done": ["a", "b\n", "\u00e9"], "open": {"next": None}, "share": 0.5}
+
+
+@pytest.mark.parametrize(("name", "backend"), [(name, "asyncio") for name in STORE])
+def test_stores(lab: Lab, tmp_path: Path) -> None:
+    """What was saved is loaded, by another handle as well; what never was, and what can't be, is told."""
+
+    def ask(it: Any, method: str, *args: Any) -> Call[Any]:
+        return came_back(lab, it.start(method, lambda store: getattr(store, method)(*args)))
+
+    with lab.instance(folder=tmp_path) as it:
+        assert lab.is_a(ask(it, "load", "report").error, NotFound)
+        for state in ({"step": 1}, STATE):
+            assert ask(it, "save", "report", state).returned
+        assert lab.is_a(ask(it, "save", "odd", {"value": threading.Lock()}).error, Invalid)
+        assert ask(it, "load", "report").value == STATE
+        with lab.instance(folder=tmp_path) as other:
+            assert ask(other, "load", "report").value == STATE
+            if lab.claims("log"):
+                assert ask(it, "append", "report", "first").returned
+                assert ask(other, "append", "report", {"n": 2}).returned
+                assert list(ask(it, "entries", "report").value) == ["first", {"n": 2}]
+                assert list(ask(it, "entries", "odd").value) == []
+
+
+def test_a_module_that_python_does_not_have_yet_is_one_line() -> None:
+    """`dbm.sqlite3` came with 3.13."""
+    if sys.version_info >= (3, 13):
+        assert subjects.load("dbm-sqlite3").name == "dbm-sqlite3"
+        return
+    with pytest.raises(UsageError, match=r"'dbm-sqlite3' needs Python 3\.13 or later; this is 3\.1[12]\.") as told:
+        subjects.load("dbm-sqlite3")
+    assert "\n" not in str(told.value)
+
+
+def test_a_version_tells_what_was_judged() -> None:
+    """SQLite's own, not Python's; and of a shelf the backend that Python found."""
+    assert loaded("sqlite3-wal").version == sqlite3.sqlite_version
+    assert loaded("shelve").version.startswith(f"{platform.python_version()} on dbm.")
 
 
 @pytest.mark.parametrize(("facet", "names"), [("retry", RETRY), ("fanout", FANOUT)], ids=["retry", "fanout"])

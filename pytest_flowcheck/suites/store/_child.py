@@ -10,6 +10,7 @@ carry surrogates or NaN. Errors travel as `Answer`s that know what kinds of erro
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
@@ -176,6 +177,10 @@ class Server:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
+    def collect(self) -> None:
+        """Collect garbage: a connection that an error still held is closed, and its files are removed."""
+        gc.collect()
+
     def mark(self, name: str) -> None:
         """A mark in the trace."""
         from pytest_flowcheck.proof import crash
@@ -183,7 +188,8 @@ class Server:
         crash.mark(name)
 
     def fork_within(self, handle: str, folder: str, step: int, before: Sequence[Ask], after: Sequence[Ask]) -> Any:
-        """See `_Step`: fork while another thread is in the middle of `before`; the forked process does `after`.
+        """See `_Step`: fork while another thread is in the middle of `before`; the forked process does `after`, once
+        that thread is through.
 
         Returns:
             None if the save has fewer steps; else the step's name, what `before` came to, and in the forked process
@@ -203,12 +209,15 @@ class Server:
             if pid == 0:
                 here.close()
                 held.leave()  # its hook is inherited, its thread is not
+                there.recv(1)  # the other save is over: what is refused from here on has no reason to be
                 _answer_and_end(there, lambda: self._after_fork(handle, folder, after))
             there.close()
+        saver.join()
         with here:
+            with suppress(BrokenPipeError):  # it has ended already, and tells nothing
+                here.sendall(b"g")
             theirs = _read_all(here)
         os.waitpid(pid, 0)
-        saver.join()
         return held.name, mine[0], pickle.loads(theirs) if theirs else None  # noqa: S301 - our own child wrote it
 
     def _after_fork(self, handle: str, folder: str, asks: Sequence[Ask]) -> tuple[list[Answer], list[Answer]]:
@@ -370,6 +379,8 @@ def nursery() -> None:
 
 def _import_what_workers_need(subject: Subject) -> None:
     """Here, once, and not in each of them. Starts no thread."""
+    if (warm_up := getattr(subject.target, "warm_up", None)) is not None:
+        warm_up()
     if "async" in subject.claims["store"]:
         import anyio
         import anyio.lowlevel

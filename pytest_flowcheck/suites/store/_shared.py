@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.probes.calls import ThreadCall
 from pytest_flowcheck.probes.kept import kept
 from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.proof.forkserver import ForkServer
@@ -106,9 +108,11 @@ class Handle:
 
 
 def answered(lab: Lab, call: Call[Any], *, waiting: bool = True) -> Answer:
-    """What the call came to."""
+    """What the call came to. If waited for, its thread is gone, and with it what a store keeps for each thread."""
     if waiting:
         call.join()
+        if isinstance(call, ThreadCall):
+            call.thread.join()
     lab.probes_ran += 1
     if call.returned:
         return Answer(call.value)
@@ -156,6 +160,13 @@ def visit(lab: Lab, path: Path, *asks: Ask) -> list[Answer]:
             opened = failure(error, lab.subject)
             return [replace(opened, error=f"{opened.error} (when the store was opened)")] * len(asks)
         return [Handle(lab, it).ask(*ask) for ask in asks]
+
+
+def at_rest(lab: Lab, path: Path, *asks: Ask) -> list[Answer]:
+    """As `visit`, and what the store still holds of threads that have ended is given up: the files are as they stay."""
+    answers = visit(lab, path, *asks)
+    gc.collect()
+    return answers
 
 
 # --- other processes --------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.proof import faults, strace
+from pytest_flowcheck.proof.crash import END
+from pytest_flowcheck.proof.strace import mark_of
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import Answer, Ask, told
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
     from pytest_flowcheck.proof.crash import Recording
     from pytest_flowcheck.proof.faults import Fault
-    from pytest_flowcheck.suites.store._shared import Nursery
+    from pytest_flowcheck.proof.strace import Call
+    from pytest_flowcheck.suites.store._shared import Nursery, Worker
 
 ONCE, LASTING = 24, 8
 """Faults that are injected: in one call, and in all from one on. Of more, the first, the last, and some evenly between."""
@@ -45,22 +49,18 @@ def a_save_that_fails_says_so_and_harms_nothing(lab: Lab) -> None:
 
     Intent: Disks are full at night; in the morning the run must be where it was, and go on.
 
-    Usual cause: An error of `write` or `fsync` that is logged and forgotten; a file that was emptied before; a temporary file that stays for each failure.
+    Usual cause: An error of `write` or `fsync` that is logged and forgotten; an `fsync` that is tried until it succeeds; a file that was emptied before; a temporary file that stays for each failure.
 
-    Proof: Files may not grow beyond so many bytes, for many numbers (RLIMIT_FSIZE): each save that fails must say so as OSError, and leave the old state to be loaded. Then the kernel is made to refuse single system calls of a save, one after the other (ENOSPC, EIO, EACCES, by strace). A fault that comes after the new state took its place, as in the fsync of the directory, may leave the new one. The next save must work, and leave no more files than it does where nothing ever failed.
+    Proof: Files may not grow beyond so many bytes, for many numbers (RLIMIT_FSIZE): each save that fails must say so as OSError, and leave the old state to be loaded. Then the kernel is made to refuse single system calls of a save, one after the other (ENOSPC, EIO, EACCES, by strace). A fault that comes after the new state took its place, as in the fsync of the directory, may leave the new one. Where an fsync failed and the save returned, the data was not just synced again: the kernel tells such an error once, and may have dropped what it could not write. The next save must work, and leave no more files than it does where nothing ever failed.
 
     Source: Prabhakaran et al., "IRON File Systems", SOSP 2005; Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
     """
+    missing = strace.missing()
     with nursery(lab) as others:
         failed = _no_room(lab, others)
-    missing = strace.missing()
+        if missing is None:
+            failed += _refused(lab, others.worker())
     if missing is None:
-        recording = recorded(lab, BEFORE, SAVE)
-        scripts = Scripts(lab)
-        for lasting, most in ((True, LASTING), (False, ONCE)):
-            plans = [fault for fault in faults.plans(recording, lasting=lasting) if fault.condition != "KILL"]
-            for fault in _spread(plans, lab.repeated(most)):
-                failed += _refuse(lab, scripts, recording, fault)
         if not failed:
             raise Inconclusive("no save could be made to fail")
     elif not failed:
@@ -99,7 +99,10 @@ def _no_room(lab: Lab, others: Nursery) -> int:
             where = f"a save while no file may grow beyond {size} bytes"
             failed += not saved.returned
             _judge(lab, where, saved, visit(lab, path, ("load", RUN), ("load", "another")), [OLD], new)
-            _recovers(lab, where, [saver.ask(*ask) for ask in SETTLE], path, usual)
+            settled = [saver.ask(*ask) for ask in SETTLE]
+            if len(files(path)) > usual:
+                saver.request("collect")
+            _recovers(lab, where, settled, path, usual)
             saver.must("save", RUN, OLD)
     return failed
 
@@ -155,15 +158,32 @@ def _recovers(lab: Lab, where: str, settled: Sequence[Answer], path: Path, usual
 # --- single system calls ------------------------------------------------------------------------------------------------
 
 
-def _refuse(lab: Lab, scripts: Scripts, recording: Recording, fault: Fault) -> bool:
-    """Whether the fault hit the save."""
+def _refused(lab: Lab, other: Worker) -> int:
+    """How many saves failed because the system refused a call."""
+    recording = recorded(lab, BEFORE, SAVE)
+    failed, scripts = 0, Scripts(lab)
+    for lasting, most in ((True, LASTING), (False, ONCE)):
+        plans = [fault for fault in faults.plans(recording, lasting=lasting) if fault.condition != "KILL"]
+        for fault in _spread(plans, lab.repeated(most)):
+            failed += _refuse(lab, scripts, other, recording, fault)
+    return failed
+
+
+def _refuse(
+    lab: Lab, scripts: Scripts, other: Worker, recording: Recording, fault: Fault, *, passes: bool = True
+) -> bool:
+    """Whether the fault hit the save. `passes`: it can be told that the condition is over once the save is."""
+    passes = passes and not fault.lasting
     with folder() as path:
-        argv = scripts.argv(requests(path, BEFORE, SAVE, () if fault.lasting else SETTLE))
+        argv = scripts.argv(requests(path, BEFORE, SAVE, SETTLE if passes else ()))
         run = faults.inject(argv, fault, recording, path, server=scripts.server)
         answers = scripts.answers(run.marks)
         if not run.hit:
             lab.note(f"{fault}: not hit, the save goes another way each time")
             return False
+        if passes and len(run.hits) > 1:
+            # calls are counted in each thread for itself, so one that the store starts for each save meets it again
+            return _refuse(lab, scripts, other, recording, fault, passes=False)
         lab.check(
             answers is not None,
             f"{fault}: the process that saved ended with status {run.status}: {run.output[-300:]}",
@@ -172,14 +192,41 @@ def _refuse(lab: Lab, scripts: Scripts, recording: Recording, fault: Fault) -> b
         assert answers is not None
         saved, *settled = answers[2 + len(BEFORE) :]
         lab.note(f"{fault}: save {'returned' if saved.returned else f'raised {saved.error}'}")
-        if fault.lasting:
-            where = f"a save in which the system refused one call and all like it after that ({fault})"
-            _judge(lab, where, saved, visit(lab, path, *LOADS), [OLD], NEW)
+        again = _synced_again(run.records, path) if saved.returned and not recording.mapped else None
+        lab.check(
+            again is None,
+            f"{fault}: {again} was synced again, with nothing written to it meanwhile, and the save returned",
+            "it raises, or writes the data once more",
+        )
+        if not passes:
+            more = " and all like it after that" if fault.lasting else ""
+            where = f"a save in which the system refused one call{more} ({fault})"
+            _judge(lab, where, saved, other.visit(path, *LOADS), [OLD], NEW)
             return True
         where = f"a save in which the system refused one call ({fault})"
-        _judge(lab, where, saved, [settled[1], visit(lab, path, LOADS[1])[0]], [OLD], NEW)
+        _judge(lab, where, saved, [settled[1], other.visit(path, LOADS[1])[0]], [OLD], NEW)
         _recovers(lab, where, settled[1 : 1 + len(SETTLE)], path, _files_left(recording))
     return True
+
+
+def _synced_again(calls: Sequence[Call], folder: Path) -> str | None:
+    """A file whose sync failed, and that was synced again before the save was over, without having been written to."""
+    lost: set[bytes] = set()
+    for call in calls:
+        if mark_of(call) == END:
+            return None
+        if call.name not in ("fsync", "fdatasync"):
+            lost -= set(call.paths) if call.name in _CHANGES else set()
+        elif call.injected:
+            lost |= set(call.paths)
+        elif not call.failed and (found := lost & set(call.paths)):
+            name = Path(os.fsdecode(found.pop()))
+            if name != folder and not name.is_dir():
+                return name.name
+    return None
+
+
+_CHANGES: Final = frozenset(("write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range"))
 
 
 def _files_left(recording: Recording) -> int:

@@ -11,7 +11,7 @@ from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.protocols import Corrupt
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import told
-from pytest_flowcheck.suites.store._shared import RUN, among, files, folder, granted, state, visit
+from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, files, folder, granted, state, visit
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
@@ -24,7 +24,7 @@ def _marked(step: int) -> dict[str, object]:
 
 
 def _saved(lab: Lab, path: Path, run: str, step: int) -> None:
-    granted(visit(lab, path, ("save", run, _marked(step)))[0], f"save({run!r})", "STO-01")
+    granted(at_rest(lab, path, ("save", run, _marked(step)))[0], f"save({run!r})", "STO-01")
 
 
 def _written_by(before: Mapping[Path, bytes], after: Mapping[Path, bytes]) -> list[Path]:
@@ -43,11 +43,11 @@ def a_corrupted_state_is_told_and_kept(lab: Lab) -> None:
 
     Usual cause: `except ValueError: return {}`: the run starts again from nothing, and its next save destroys what was left.
 
-    Proof: The files of a saved state are found by looking. One after the other is cut to half, and filled with what no format holds; one that holds this run alone is emptied, too. A load by a fresh handle must raise Corrupt with the file's name in its text, or give the right state where the damage does not reach it. A save after that must raise, or leave the damaged bytes somewhere in the folder.
+    Proof: The files of a saved state are found by looking. One after the other is filled with what no format holds, and cut to half, unless saves only append to it: then a crash leaves the same (STO-04). One that holds this run alone is emptied, too. Each time it is a copy of the folder, since who still has the first one open may have mapped it into memory. A load by a fresh handle must raise Corrupt with the file's name in its text, or give the right state where the damage does not reach it. A save after that must raise, or leave the damaged bytes somewhere in the folder.
 
     Source: git's "object file is empty"; Prometheus WAL repair; spec-kit `_load_run`.
     """
-    with folder() as path:
+    with folder() as path, folder() as home:
         _saved(lab, path, "another", 1)
         bystanders = files(path)
         _saved(lab, path, RUN, 2)
@@ -55,21 +55,30 @@ def a_corrupted_state_is_told_and_kept(lab: Lab) -> None:
         of_the_run = _written_by(bystanders, intact)
         if not of_the_run:
             raise NotTestable("what the store saves stands in no file of its folder")
-        own = {name for name in of_the_run if name not in bystanders}
+        _saved(lab, path, RUN, 3)
+        damages = [
+            (name, how, data)
+            for name in of_the_run
+            for how, data in _damages(intact[name], files(path).get(name, b""), name not in bystanders)
+        ]
         detected = 0
-        for name in of_the_run:
-            for how, damaged in _damages(intact[name], alone=name in own):
-                for other, data in intact.items():
-                    other.write_bytes(data)
-                name.write_bytes(damaged)
-                detected += _told(lab, path, name, how, damaged)
+        for number, (name, how, damaged) in enumerate(damages):
+            copy = home / str(number)
+            for place, data in {**intact, name: damaged}.items():
+                there = copy / place.relative_to(path)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(data)
+            detected += _told(lab, copy, copy / name.relative_to(path), how, damaged)
         if not detected:
             raise Inconclusive(f"no damage to {', '.join(name.name for name in of_the_run)} reached what is loaded")
 
 
-def _damages(data: bytes, *, alone: bool) -> Iterator[tuple[str, bytes]]:
-    yield "cut to half", data[: len(data) // 2]
+def _damages(data: bytes, later: bytes, alone: bool) -> Iterator[tuple[str, bytes]]:
+    """How it came to be, and what is left of the file. `later`: after one more save; `alone`: it holds no other run."""
     yield "filled with noise", bytes(range(127, 255)) * (len(data) // 128) + b"\xfe" * (len(data) % 128)
+    if len(later) > len(data) and later.startswith(data):
+        return  # it is only appended to: what is cut off at its end was never written (STO-04)
+    yield "cut to half", data[: len(data) // 2]
     if alone:
         yield "emptied", b""
 
@@ -82,7 +91,7 @@ def _told(lab: Lab, path: Path, name: Path, how: str, damaged: bytes) -> bool:
     facts = f"{name.name} was {how}; the load {loaded}"
     lab.check(loaded.is_a(Corrupt), facts, "Corrupt (in itself or by the table `errors`)")
     lab.check(name.name in loaded.text, facts, f"an error whose text names {name.name}")
-    (saved,) = visit(lab, path, ("save", RUN, _marked(3)))
+    (saved,) = visit(lab, path, ("save", RUN, _marked(4)))
     if saved.returned and damaged:
         lab.check(
             any(damaged in data for data in files(path).values()),

@@ -10,7 +10,7 @@ from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.protocols import Invalid
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import told
-from pytest_flowcheck.suites.store._shared import RUN, among, folder, handle, mapped, same, state, visit
+from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, folder, handle, mapped, same, state
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
@@ -133,7 +133,7 @@ def ids_stay_inside_and_apart(lab: Lab) -> None:
         path.mkdir()
         beside.mkdir()
         secret = {"secret": "of the store beside"}
-        visit(lab, beside, ("save", "secret", secret), *([("append", "secret", secret)] if lab.claims("log") else []))
+        at_rest(lab, beside, ("save", "secret", secret), *([("append", "secret", secret)] if lab.claims("log") else []))
         (around / "outside").write_text("outside")
         (around / "outside.json").write_text('{"outside": 1}')
         out = [
