@@ -266,6 +266,15 @@ class Lab:
         self.grade, self.observed_because = "observed", request.reason
         return "observed"
 
+    def rest(self, over: Callable[[], bool]) -> bool:
+        """Wait until it is so, or until nothing moves any more; whether it is so.
+
+        The rule's evidence is none the worse for a rest that is not proven: to be used where nothing follows from it, as
+        where somebody who may be blocked is only to be given his chance.
+        """
+        self._ask("settle", "nothing moves", over)
+        return over()
+
     def _ask(self, kind: Literal["until", "settle"], what: str, predicate: Callable[[], bool]) -> Request | None:
         if predicate():
             return None

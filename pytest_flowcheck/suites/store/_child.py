@@ -110,6 +110,7 @@ class Server:
         self.subject = subject
         self.handles: dict[str, tuple[ExitStack, Any, Instance | None]] = {}
         """What closes it, the store, and the loop that it is on."""
+        self._held: tuple[_Step, threading.Thread, list[Answer]]
 
     def open(self, handle: str, folder: str) -> Answer:
         """A fresh handle on this folder."""
@@ -187,38 +188,55 @@ class Server:
 
         crash.mark(name)
 
+    def hold(self, handle: str, folder: str, step: int, asks: Sequence[Ask]) -> str | None:
+        """Begin these calls on a thread of their own, and hold it at a step (see `_Step`) until `go`.
+
+        Returns:
+            The step's name; None if there are fewer, and all is done.
+        """
+        held, answers = _Step(folder, step), list[Answer]()
+        thread = threading.Thread(target=lambda: answers.extend(self.each(handle, asks)), daemon=True)
+        self._held = held, thread, answers
+        held.begin()
+        thread.start()
+        threading.Thread(target=_when_over, args=(thread, held.reached), daemon=True).start()
+        held.reached.wait()
+        return held.name or None
+
+    def go(self) -> list[Answer]:
+        """Let go what is held, and wait for what its calls come to."""
+        held, thread, answers = self._held
+        held.end()
+        thread.join()
+        return answers
+
     def fork_within(self, handle: str, folder: str, step: int, before: Sequence[Ask], after: Sequence[Ask]) -> Any:
-        """See `_Step`: fork while another thread is in the middle of `before`; the forked process does `after`, once
-        that thread is through.
+        """Fork while another thread is in the middle of `before`, at a step (see `_Step`); the forked process does `after`
+        once that thread is through.
 
         Returns:
             None if the save has fewer steps; else the step's name, what `before` came to, and in the forked process
             what `after` came to with the inherited handle and with a fresh one.
         """
-        held = _Step(folder, step)
-        mine: list[list[Answer]] = []
-        saver = threading.Thread(target=lambda: mine.append(self.each(handle, before)), daemon=True)
-        with held:
-            saver.start()
-            threading.Thread(target=_when_over, args=(saver, held.reached), daemon=True).start()
-            held.reached.wait()
-            if not held.name:
-                return None
-            here, there = socket.socketpair()
-            pid = _fork()
-            if pid == 0:
-                here.close()
-                held.leave()  # its hook is inherited, its thread is not
-                there.recv(1)  # the other save is over: what is refused from here on has no reason to be
-                _answer_and_end(there, lambda: self._after_fork(handle, folder, after))
-            there.close()
-        saver.join()
+        name = self.hold(handle, folder, step, before)
+        if name is None:
+            self.go()
+            return None
+        here, there = socket.socketpair()
+        pid = _fork()
+        if pid == 0:
+            here.close()
+            _Step.current = None  # the hook is inherited, the thread is not
+            there.recv(1)  # the other save is over: what is refused from here on has no reason to be
+            _answer_and_end(there, lambda: self._after_fork(handle, folder, after))
+        there.close()
+        mine = self.go()
         with here:
             with suppress(BrokenPipeError):  # it has ended already, and tells nothing
                 here.sendall(b"g")
             theirs = _read_all(here)
         os.waitpid(pid, 0)
-        return held.name, mine[0], pickle.loads(theirs) if theirs else None  # noqa: S301 - our own child wrote it
+        return name, mine, pickle.loads(theirs) if theirs else None  # noqa: S301 - our own child wrote it
 
     def _after_fork(self, handle: str, folder: str, asks: Sequence[Ask]) -> tuple[list[Answer], list[Answer]]:
         inherited = self.handles[handle][2] is None  # a loop's thread is not
@@ -240,19 +258,17 @@ class _Step:
         self.reached, self.go = threading.Event(), threading.Event()
         self.count = 0
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """From now on."""
         _Step.current = self
         if not _Step.hooked:
             _Step.hooked = True
             sys.addaudithook(_Step.hook)
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.leave()
-        self.go.set()
-
-    def leave(self) -> None:
+    def end(self) -> None:
         """Nothing is held from now on."""
         _Step.current = None
+        self.go.set()
 
     @staticmethod
     def hook(event: str, args: tuple[Any, ...]) -> None:

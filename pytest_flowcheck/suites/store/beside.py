@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pytest_flowcheck.errors import NotTestable
 from pytest_flowcheck.probes.forall import forall, st
-from pytest_flowcheck.proof import strace
+from pytest_flowcheck.proof import faults, strace
 from pytest_flowcheck.proof.sweep import code_of
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import Answer, told
-from pytest_flowcheck.suites.store._crash import recorded, visited
+from pytest_flowcheck.suites.store._crash import recorded, requests, visited
 from pytest_flowcheck.suites.store._shared import (
     RUN,
     Handle,
+    Scripts,
     among,
     eager_threads,
     elsewhere,
@@ -30,7 +31,7 @@ from pytest_flowcheck.suites.store._shared import (
     together,
     visit,
 )
-from pytest_flowcheck.suites.store.crashes import BEFORE, LOADS, NEW, OLD, SAVE
+from pytest_flowcheck.suites.store.crashes import BEFORE, LOADS, NEW, OLD, OTHER, SAVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +71,6 @@ def swept(
     Returns:
         Why it is not; None if nothing was found.
     """
-    if "async" in lab.subject.claims[lab.facet]:
-        return "calls of one loop come in between of each other where they await, and nowhere else"
     with folder() as path, handle(lab, path) as store:
         code = code_of(store.it.raw)
     if not code:
@@ -87,7 +86,7 @@ def swept(
             leave=World.leave,
             allowed=(Refused,),
             both=True,
-            limit=60,
+            limit=24 if "async" in lab.subject.claims[lab.facet] else 60,  # a loop for each schedule
             expected=expected,
         )
     except NotTestable as why:
@@ -107,7 +106,7 @@ def a_reader_sees_the_old_state_or_the_new(lab: Lab) -> None:
 
     Usual cause: `open(path, "w")` empties the file first; or the old file is removed before the new one gets its name.
 
-    Proof: A reader that comes between two system calls of a saver finds the folder as it is then: every such state, and each write half done, is rebuilt from a traced save and loaded. If all are whole, no reader can see anything else. If one is not, a lock may keep readers out: then a saver and a reader, in two processes, save and load until one load goes wrong. And one thread is parked at each line of the store's own code while another loads.
+    Proof: A reader that comes between two system calls of a saver finds the folder as it is then: every such state, and each write half done, is rebuilt from a traced save and loaded. If all are whole, no reader can see anything else. If one is not, a lock may keep readers out: then a saver is held for a moment after each of its system calls while another process loads, and both save and load until one load goes wrong. And one thread is parked at each line of the store's own code while another loads.
 
     Source: rename(2): "there is no point at which another process attempting to access newpath will find it missing"; spec-kit pull request 3224.
     """
@@ -126,8 +125,8 @@ def a_reader_sees_the_old_state_or_the_new(lab: Lab) -> None:
     unswept = swept(
         lab,
         arrange,
-        lambda world: world.handles[0].it.raw.save(RUN, NEW),
-        lambda world: world.handles[1].it.raw.load(RUN),
+        lambda world: world.handles[0].direct("save", RUN, NEW),
+        lambda world: world.handles[1].direct("load", RUN),
         judge,
         ("save(new)", "load()"),
         "the old state or the new one",
@@ -136,6 +135,7 @@ def a_reader_sees_the_old_state_or_the_new(lab: Lab) -> None:
         try:
             if _whole_between_calls(lab):
                 return
+            _read_between_calls(lab)
         except NotTestable as why:
             lab.note(str(why))
     _read_while_saving(lab)
@@ -155,6 +155,33 @@ def _whole_between_calls(lab: Lab) -> bool:
                 lab.note(f"between two calls of a save ({crash.story[-1]}) the load {loaded}, if no lock keeps it out")
                 return False
     return True
+
+
+def _read_between_calls(lab: Lab) -> None:
+    """Loads in one process, while another is held after each system call of its save: a lock keeps them out, or they tell."""
+    plans = {(fault.call, fault.occurrence): fault for fault in faults.plans(recorded(lab, BEFORE, SAVE))}
+    scripts = Scripts(lab)
+    with folder() as path, elsewhere(lab) as reader:
+        for value in (OLD, OTHER):
+            (saved,) = reader.visit(path, ("save", RUN if value is OLD else "another", value))
+            granted(saved, "save", "STO-01")
+        argv = scripts.argv(requests(path, BEFORE[-1:], SAVE))
+        for (name, occurrence), fault in plans.items():
+            held = f"{name}:delay_exit={HELD}:when={occurrence}"
+            saving = lab.call(
+                f"a save held after: {fault.where}",
+                lambda held=held: scripts.server.trace(argv, tampering=[held], from_begin=True),  # type: ignore[misc]
+            )
+            loads: list[Answer] = []
+            while not saving.done or not loads:
+                loads += reader.visit(path, ("load", RUN))
+            saving.join()
+            for loaded in loads:
+                lab.check(
+                    loaded.is_a(Refused) or among(loaded, [OLD, NEW]),
+                    f"while another process saved, and was held for a moment after: {fault.where}, a load {loaded}",
+                    "the old state or the new one",
+                )
 
 
 def _read_while_saving(lab: Lab) -> None:
@@ -179,6 +206,10 @@ def _read_while_saving(lab: Lab) -> None:
                             "the old state or the new one",
                         )
             saving.join()
+
+
+HELD = 100_000
+"""Microseconds for which a saver is held after a system call: many loads."""
 
 
 # --- STO-03 -------------------------------------------------------------------------------------------------------------
@@ -214,7 +245,7 @@ def a_state_that_changes_is_saved_consistently(lab: Lab) -> None:
 
     def put(world: World) -> None:
         for number in (base, base + 1):
-            world.handles[0].it.raw.put(RUN, f"k{number:04}", number)
+            world.handles[0].direct("put", RUN, f"k{number:04}", number)
 
     def judge(world: World, _outcome: Outcome) -> str | None:
         (loaded,) = visit(lab, world.path, ("load", RUN))
@@ -226,7 +257,7 @@ def a_state_that_changes_is_saved_consistently(lab: Lab) -> None:
     swept(
         lab,
         arrange,
-        lambda world: world.handles[0].it.raw.flush(RUN),
+        lambda world: world.handles[0].direct("flush", RUN),
         put,
         judge,
         ("flush()", "put() of two keys"),
@@ -307,7 +338,7 @@ def savers_never_mix(lab: Lab) -> None:
 
     Usual cause: One temporary name, `state.json.tmp`, for all savers: one renames what the other is writing, and the other's rename finds nothing.
 
-    Proof: Savers are drawn, on one handle, on several, and in processes where handles in processes share; all start at once. Errors other than Refused, and a state at the end that is not the last successful save of one of them, are facts. One thread is parked at each line of the store's own code while another saves.
+    Proof: Savers are drawn, on one handle, on several, and in processes where handles in processes share; all start at once. One process is held before each file that its save opens, renames, removes or locks, while another one saves. Errors other than Refused, and a state at the end that is not the last successful save of one of them, are facts. One thread is parked at each line of the store's own code while another saves.
 
     Source: spec-kit pull request 3224; Python library reference, `os.replace`.
     """
@@ -327,8 +358,8 @@ def savers_never_mix(lab: Lab) -> None:
     swept(
         lab,
         arrange,
-        lambda world: world.handles[0].it.raw.save(RUN, mine),
-        lambda world: world.handles[1].it.raw.save(RUN, theirs),
+        lambda world: world.handles[0].direct("save", RUN, mine),
+        lambda world: world.handles[1].direct("save", RUN, theirs),
         judge,
         ("save(first)", "save(second)"),
         "both saves return, or one is Refused; the state is one of the two",
@@ -336,6 +367,8 @@ def savers_never_mix(lab: Lab) -> None:
     with ExitStack() as stack:
         others = stack.enter_context(nursery(lab)) if lab.claims("processes") else None
         stack.enter_context(eager_threads())
+        if others is not None:
+            _save_between_steps(lab, others)
         for where in places(lab):
             _save_together(lab, others, [Saver(where, 8, 40)] * 3)
         forall(
@@ -346,6 +379,42 @@ def savers_never_mix(lab: Lab) -> None:
             describe=_told,
             shrink=False,
         )
+
+
+def _save_between_steps(lab: Lab, others: Nursery) -> None:
+    """A process is held in the middle of its save while another one saves, until that is done or blocked."""
+    with folder() as path:
+        holder, rival = others.worker(), others.worker()
+        for one in (holder, rival):
+            granted(one.open(path), "opening the store", "STO-01")
+        before = state(0)
+        holder.must("save", RUN, before)
+        for step in range(1, lab.repeated(12) + 1):
+            mine, theirs = state(2 * step, 40), state(2 * step + 1)
+            name = holder.request("hold", "it", str(path), step, [("save", RUN, mine)])
+            saving = rival.begin("save", "call", "it", "save", RUN, theirs)
+            if name is not None:
+                lab.rest(lambda saving=saving: saving.done)  # type: ignore[misc]
+            held = f"a process was held in its save before {name} (step {step})"
+            (first,) = cast("list[Answer]", holder.request("go"))
+            second: Answer = saving.result()
+            if name is None:
+                return
+            lab.note(f"{held} while another saved; the saves {first}, {second}")
+            for saved in (first, second):
+                lab.check(
+                    saved.returned or saved.is_a(Refused),
+                    f"{held} while another saved: a save {saved}",
+                    "it returns, or is Refused because another saver is in the way",
+                )
+            legal = [v for v, saved in ((mine, first), (theirs, second)) if saved.returned] or [before]
+            (loaded,) = visit(lab, path, ("load", RUN))
+            lab.check(
+                among(loaded, legal),
+                f"{held} while another saved; afterwards the load {loaded}",
+                f"a state that was saved, whole: {' or '.join(map(told, legal))}",
+            )
+            before = loaded.value
 
 
 def _save_together(lab: Lab, others: Nursery | None, savers: Sequence[Saver]) -> None:

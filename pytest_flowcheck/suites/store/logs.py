@@ -107,8 +107,8 @@ def entries_are_whole_and_none_is_lost(lab: Lab) -> None:
     swept(
         lab,
         arrange,
-        lambda world: world.handles[0].it.raw.append(RUN, "first"),
-        lambda world: world.handles[1].it.raw.append(RUN, "second"),
+        lambda world: world.handles[0].direct("append", RUN, "first"),
+        lambda world: world.handles[1].direct("append", RUN, "second"),
         sound,
         ("append(first)", "append(second)"),
         "all entries whose append returned, each whole and once",
@@ -379,8 +379,8 @@ def saves_and_appends_never_deadlock(lab: Lab) -> None:
     swept(
         lab,
         arrange,
-        lambda world: world.handles[0].it.raw.save(RUN, state(1)),
-        lambda world: world.handles[0].it.raw.append(RUN, 1),
+        lambda world: world.handles[0].direct("save", RUN, state(1)),
+        lambda world: world.handles[0].direct("append", RUN, 1),
         lambda _world, _outcome: None,
         ("save()", "append()"),
         "both return",

@@ -160,12 +160,20 @@ class TwoLocksInTwoOrders(Sound):
     class Store(_TwoLocks):
         @contextmanager
         def saving(self, run_id: str) -> Generator[None]:
-            with self.states, self.logs, super().saving(run_id):
+            with (
+                self.states,  # a line for each: so a sweep by lines comes in between
+                self.logs,
+                super().saving(run_id),
+            ):
                 yield
 
         @contextmanager
         def appending(self, run_id: str) -> Generator[None]:
-            with self.logs, self.states, super().appending(run_id):
+            with (
+                self.logs,  # a line for each: so a sweep by lines comes in between
+                self.states,
+                super().appending(run_id),
+            ):
                 yield
 
 
@@ -177,10 +185,18 @@ class TwoLocksInTwoOrdersOnThreads(SoundAsync):
         class Blocking(_TwoLocks):
             @contextmanager
             def saving(self, run_id: str) -> Generator[None]:
-                with self.states, self.logs, super().saving(run_id):
+                with (
+                    self.states,  # a line for each: so a sweep by lines comes in between
+                    self.logs,
+                    super().saving(run_id),
+                ):
                     yield
 
             @contextmanager
             def appending(self, run_id: str) -> Generator[None]:
-                with self.logs, self.states, super().appending(run_id):
+                with (
+                    self.logs,  # a line for each: so a sweep by lines comes in between
+                    self.states,
+                    super().appending(run_id),
+                ):
                     yield
