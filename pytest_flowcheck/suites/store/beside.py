@@ -65,6 +65,7 @@ def swept(
     judge: Callable[[World, Outcome], str | None],
     names: tuple[str, str],
     expected: str,
+    limit: int = 60,
 ) -> str | None:
     """Sweep, if that is possible here.
 
@@ -86,7 +87,7 @@ def swept(
             leave=World.leave,
             allowed=(Refused,),
             both=True,
-            limit=24 if "async" in lab.subject.claims[lab.facet] else 60,  # a loop for each schedule
+            limit=limit // 2 if "async" in lab.subject.claims[lab.facet] else limit,  # which has a loop for each schedule
             expected=expected,
         )
     except NotTestable as why:

@@ -384,6 +384,7 @@ def saves_and_appends_never_deadlock(lab: Lab) -> None:
         lambda _world, _outcome: None,
         ("save()", "append()"),
         "both return",
+        limit=200,  # every place, for one of them may be between two locks
     )
     asks: dict[str, list[Ask]] = {
         "saver": [("save", RUN, state(n, 50)) for n in range(lab.repeated(15))],

@@ -152,6 +152,10 @@ class _TwoLocks(Files):
         super().__init__(folder)
         self.states, self.logs = threading.Lock(), threading.Lock()
 
+    def see(self) -> None:
+        """Whether the folder is still there: a system call, beside which other threads run."""
+        self.folder.stat()
+
 
 @breaks("STO-19", "STO-22")
 class TwoLocksInTwoOrders(Sound):
@@ -160,21 +164,17 @@ class TwoLocksInTwoOrders(Sound):
     class Store(_TwoLocks):
         @contextmanager
         def saving(self, run_id: str) -> Generator[None]:
-            with (
-                self.states,  # a line for each: so a sweep by lines comes in between
-                self.logs,
-                super().saving(run_id),
-            ):
-                yield
+            with self.states:
+                self.see()
+                with self.logs, super().saving(run_id):
+                    yield
 
         @contextmanager
         def appending(self, run_id: str) -> Generator[None]:
-            with (
-                self.logs,  # a line for each: so a sweep by lines comes in between
-                self.states,
-                super().appending(run_id),
-            ):
-                yield
+            with self.logs:
+                self.see()
+                with self.states, super().appending(run_id):
+                    yield
 
 
 @breaks("STO-19")
@@ -185,18 +185,14 @@ class TwoLocksInTwoOrdersOnThreads(SoundAsync):
         class Blocking(_TwoLocks):
             @contextmanager
             def saving(self, run_id: str) -> Generator[None]:
-                with (
-                    self.states,  # a line for each: so a sweep by lines comes in between
-                    self.logs,
-                    super().saving(run_id),
-                ):
-                    yield
+                with self.states:
+                    self.see()
+                    with self.logs, super().saving(run_id):
+                        yield
 
             @contextmanager
             def appending(self, run_id: str) -> Generator[None]:
-                with (
-                    self.logs,  # a line for each: so a sweep by lines comes in between
-                    self.states,
-                    super().appending(run_id),
-                ):
-                    yield
+                with self.logs:
+                    self.see()
+                    with self.states, super().appending(run_id):
+                        yield
