@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Gates:
@@ -65,6 +69,28 @@ class Gates:
         """From now on a new probe waits again; gates opened by name stay open."""
         with self._lock:
             self._all_open = False
+
+
+async def apart(call: Callable[[], T]) -> T:
+    """Make this call on a thread of its own, and wait for it on the loop. A cancellation ends the wait, not the call."""
+    import anyio
+
+    over, came = anyio.Event(), list[T]()
+    raised: list[BaseException] = []
+    ring = _threadsafe(over.set)
+
+    def run() -> None:
+        try:
+            came.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised.append(error)
+        ring()
+
+    threading.Thread(target=copy_context().run, args=(run,), daemon=True, name="the kit's probe").start()
+    await over.wait()
+    if raised:
+        raise raised.pop()
+    return came.pop()
 
 
 def _threadsafe(call: Callable[[], object]) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from pytest_flowcheck.probes import wire
+from pytest_flowcheck.probes import gates, wire
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.gates import Gates
@@ -133,8 +133,10 @@ class Probe:
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """The same on a loop: suspends at the gate, honours cancellation there (which counts as *raised*)."""
+        if os.getpid() != self._owner:
+            return await gates.apart(lambda: self(*args, **kwargs))  # the loop goes on while this one is at its gate
         bench = _benches.get(self._token)
-        if bench is None or os.getpid() != self._owner:
+        if bench is None:
             return self(*args, **kwargs)
         call, args = self._named(bench.number, args)
         bench.timeline.here("started", call, coroutine=True)

@@ -45,7 +45,8 @@ def known_loop() -> Generator[Callable[[bool], None]]:
 def excuse(waits: Sequence[Wait]) -> list[Wait]:
     """The waits, with those of known pollers as `untimed`.
 
-    Known: a trio loop of the kit's own that says that no deadline is set, while the kernel says that it waits for a day.
+    Known: a trio loop of the kit's own that says that no deadline is set, while the kernel says that it waits for a day. Of
+    another process's loop the day is enough: it waits for less as soon as there is a deadline before that.
 
     Known too: an idle thread of trio's cache, which waits ten seconds for a job and then ends. It is one if it is in a
     futex with a deadline, and its innermost Python frame is the cache's own loop, which it leaves for the length of a job.
@@ -78,7 +79,8 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
 
 
 def _rested(wait: Wait) -> Wait:
-    if wait.kind == "timed" and wait.pid == os.getpid() and TRIO_LONGEST in wait.text and _resting.get(wait.tid):
+    theirs = wait.pid != os.getpid()
+    if wait.kind == "timed" and TRIO_LONGEST in wait.text and (theirs or _resting.get(wait.tid)):
         return Wait(wait.pid, wait.tid, "untimed", "waits for events: a trio loop without deadlines")
     return wait
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from pytest_flowcheck.protocols._body import AwaitableOrValue, Body, Opened
@@ -16,8 +17,11 @@ CAPABILITIES: Final = {
     "context": "nodes see the caller's context variables",
     "continue": "branches that don't depend on a failed node complete",
     "executor": "the opener takes `executor`: any `concurrent.futures.Executor` carries the nodes",
+    "lease": "with `resume`: of two that resume one run at once, in threads or processes, one is refused",
     "mixed": "one graph may hold blocking and async nodes",
     "resize": "`run` takes `max_workers`, this run's limit",
+    "resume": "the opener takes `folder`, `run` takes `run_id`, and `resume` goes on with that run, in any process",
+    "save": "with `resume`: a save that fails is reported to whoever called `run` or `resume`",
     "resources": "the opener takes `make` or `given`, and `resource()` gives what all runs share",
     "sizing": "without `max_workers` the default is min(32, usable CPUs + 4), or the subject's environment variable",
 }
@@ -34,9 +38,11 @@ TRAITS: Final = {"cluster": "nodes run in workers that are reached over a networ
 DECLARES: Final[dict[str, tuple[str, ...]]] = {
     "after_close": ("raise", "reopen"),
     "cancel": ("wait", "abandon"),
+    "lease": ("process", "timed"),
 }
 """Choices that rules take *as declared*, the default first. `after_close`: what a run after `close` does (FLO-10).
-`cancel`: what becomes of a blocking node that runs when the awaiting caller is cancelled (FLO-23)."""
+`cancel`: what becomes of a blocking node that runs when the awaiting caller is cancelled (FLO-23). `lease`: what ends a run's
+lease whose process was killed: that, or a time, in which a resume is refused and what it would do is not judged (FLO-24)."""
 
 OPENS: Final[dict[str, Any]] = {"max_workers": 2}
 """Arguments with which the colour of an instance is read off."""
@@ -93,6 +99,30 @@ class Flow(Protocol):
         ...
 
 
+class Resumable(Flow, Protocol):
+    """`[resume]`, and with it `[lease]` and `[save]`: what becomes of a run's nodes is saved in the opener's `folder`.
+
+    Input and outputs are texts then. Several processes may have engines on one folder at once.
+    """
+
+    def run(self, graph: Graph, input: Any = None, *, run_id: str | None = None) -> AwaitableOrValue[Run]:  # noqa: A002
+        """As `Flow.run`, saved under this id; without one it need not be (FLO-26, 27, 28).
+
+        Raises: Refused or Invalid, for an id that is in use (FLO-28); what it likes, or tells a failed `Run`, where a save
+        failed (FLO-26).
+        """
+        ...
+
+    def resume(self, graph: Graph, run_id: str) -> AwaitableOrValue[Run]:
+        """Go on with the run of this id, with the same graph and the input that it began with (FLO-19, 24, 27, 28).
+
+        What is told of the run is told of all of its nodes, or at least of those that ran now. Raises: NotFound, for an id
+        without a run; Refused, where somebody else is at it (FLO-25); Refused or Invalid, if that is what it does with a
+        run that had completed.
+        """
+        ...
+
+
 class Resourceful(Flow, Protocol):
     """`[resources]`."""
 
@@ -105,7 +135,8 @@ class Opener(Protocol):
     """`subject.flow`. `max_workers=None` is the engine's default (FLO-09).
 
     `[executor]` takes `executor`, which stays the caller's (FLO-20). `[resources]` takes `make`, a body without arguments
-    that makes the shared resource, or `given`, which is used instead (FLO-15).
+    that makes the shared resource, or `given`, which is used instead (FLO-15). `[resume]` takes `folder`, which exists,
+    and below which all is saved: an empty one, or one in which other instances have saved (FLO-19, 24 to 28).
     """
 
     def __call__(
@@ -115,4 +146,5 @@ class Opener(Protocol):
         executor: Executor | None = None,
         make: Body[[], Any] | None = None,
         given: Any = None,
+        folder: Path | None = None,
     ) -> Opened[Flow]: ...

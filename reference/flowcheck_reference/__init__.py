@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .flow import Flow as Flow
     from .flow import FlowError as FlowError
     from .flow import NodeResult as NodeResult
+    from .flow import NotSavedError as NotSavedError
     from .flow import Result as Result
+    from .flow import RunExistsError as RunExistsError
     from .flow import result_of as result_of
     from .retry import AsyncRetrier as AsyncRetrier
     from .retry import AttemptTimeout as AttemptTimeout
@@ -55,10 +57,12 @@ __all__ = [
     "LeaseHeldError",
     "NodeResult",
     "NotJsonError",
+    "NotSavedError",
     "Record",
     "Result",
     "Retrier",
     "RetryPolicy",
+    "RunExistsError",
     "RunNotFoundError",
     "Snapshot",
     "SqliteStore",
@@ -74,7 +78,10 @@ __all__ = [
 _HOME: Final = {
     "Executor": "executor",
     **dict.fromkeys(("AsyncFanout", "Fanout", "Halt", "Record", "records_of"), "fanout"),
-    **dict.fromkeys(("Engine", "Event", "Flow", "FlowError", "NodeResult", "Result", "result_of"), "flow"),
+    **dict.fromkeys(
+        ("Engine", "Event", "Flow", "FlowError", "NodeResult", "NotSavedError", "Result", "RunExistsError", "result_of"),
+        "flow",
+    ),
     **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
     **dict.fromkeys(
         (

@@ -16,6 +16,13 @@ There is no coordinator and nothing polls. Whoever ends a node counts down what 
 that this made ready, and has others started where there is room. So a chain of blocking nodes costs no thread switch,
 and nodes that don't depend on each other overlap.
 
+A run that has an id is kept in a store, and resumed from there, after an error, a kill or a power loss:
+
+    with JsonStore("runs") as store, Engine(store=store) as engine:
+        engine.run(flow, "https://…", run_id="report-17")
+        ...
+        engine.resume(flow, "report-17")            # nodes that were through are not run again
+
 Here is what the user sees; `_flow` is the inside.
 """
 
@@ -33,7 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ._attempts import Crew
 from ._flow.graph import Flow, FlowError, Node
-from ._flow.results import NodeResult, Result, result_of, values_of
+from ._flow.results import NodeResult, NotSavedError, Result, RunExistsError, result_of, values_of
 from ._flow.run import Entry, Event, Run, check, inside
 from ._flow.shared import Shared
 from ._flow.threads import ThreadCarrier
@@ -43,11 +50,27 @@ from ._window import OUTSIDE, OnError
 from .executor import Executor, Pool, here
 
 if TYPE_CHECKING:
+    from ._flow.graph import Plan
+    from ._flow.keeping import Keeper, KeptRun
     from ._flow.loop import LoopThread
     from ._flow.tasks import TaskCarrier
     from .fanout import Fanout
+    from .store import Store
 
-__all__ = ["Engine", "Event", "Flow", "FlowError", "Node", "NodeResult", "Result", "RetryPolicy", "Running", "result_of"]
+__all__ = [
+    "Engine",
+    "Event",
+    "Flow",
+    "FlowError",
+    "Node",
+    "NodeResult",
+    "NotSavedError",
+    "Result",
+    "RetryPolicy",
+    "RunExistsError",
+    "Running",
+    "result_of",
+]
 
 T = TypeVar("T")
 
@@ -66,6 +89,7 @@ class Engine:
     `resources`: what `resource(name, …)` gives, instead of what would be made there.
     `on_event(event)`: called for what happens (`Event`), in whichever thread it happens in; so it must be quick. What it
     raises is logged.
+    `store`: where runs with a `run_id` are kept. It stays the caller's, and is not closed with the engine.
     `max_abandoned`: while so many threads are stuck in attempts that were given up, a node with a timeout is not begun:
     it fails with `TooManyAbandonedError`.
 
@@ -81,6 +105,7 @@ class Engine:
         executor: futures.Executor | None = None,
         resources: Mapping[str, Any] | None = None,
         on_event: Callable[[Event], object] | None = None,
+        store: Store | None = None,
         max_abandoned: int = 256,
     ) -> None:
         if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -101,6 +126,7 @@ class Engine:
             self._size = size
         self._crew = Crew(workers, bound)
         self._on_event = on_event
+        self._store = store
         self._shared = Shared(resources or {}, _LOG)
         self._runs: dict[Run, tuple[Pool, int | None]] = {}
         """Those that are not over: in which pool, and in the event loop of which thread, if they are awaited."""
@@ -120,7 +146,13 @@ class Engine:
     # -- running
 
     def run(
-        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+        self,
+        flow: Flow,
+        input: Any = None,  # noqa: A002
+        *,
+        run_id: str | None = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
     ) -> Result:
         """Run it all, and wait.
 
@@ -129,13 +161,40 @@ class Engine:
         `on_error`: "raise" ends the run with the first error: no node begins any more, async nodes that run are cancelled,
         blocking ones are waited for; the error is raised itself, with others noted on it, and `result_of(error)` tells the
         rest. "continue" goes on with all that doesn't depend on what failed, and returns the result, `status` "failed".
+        `run_id`: keep it in the engine's store under this id, for `resume`: each output is saved before anything is built on
+        it. Input and outputs must be JSON values then. An id is used once.
 
         KeyboardInterrupt here ends the run in the same way; a second one doesn't wait.
 
         Raises: FlowError, before anything runs; what a node raised; RuntimeError: the engine is closed, or there is no
-        thread; ValueError, TypeError for arguments without sense.
+        thread; ValueError, TypeError for arguments without sense. With a `run_id` also RunExistsError: it was begun before;
+        LeaseHeldError: it is under way, here or in another process; NotSavedError: something could not be saved, and the
+        run has failed, whatever `on_error` is, unless it is one output that is no JSON value: then its node has failed.
         """
-        run = self._prepared(flow, input, max_workers, on_error)
+        run = self._prepared(flow, input, max_workers, on_error) if run_id is None else self._begun(
+            flow, input, run_id, max_workers, on_error
+        )  # fmt: skip
+        try:
+            return self._started(run).result()
+        except BaseException:
+            if not run.over:  # KeyboardInterrupt, in between
+                run.stop("cancelled")
+            raise
+        finally:
+            del self, run  # an error's traceback has this frame
+
+    def resume(self, flow: Flow, run_id: str, *, max_workers: int | None = None, on_error: OnError = "raise") -> Result:
+        """Go on with a run that was begun with a `run_id`, in whichever process, with the same flow and its own input.
+
+        Nodes that were through give what they gave, and are not run again. Those that had failed or were cancelled are, and
+        all that were not reached, as `run` does it; so is one that was in the middle when its process was killed: it should
+        bear to be run twice. A run that had completed gives its result once more. The functions may be others by now, the
+        nodes and what they need may not.
+
+        Raises: as `run`; RunNotFoundError: there is no such run; LeaseHeldError: it is under way, here or in another process
+        (FLO-25); FlowError: it was begun with another flow.
+        """
+        run = self._resumed(flow, run_id, max_workers, on_error)
         try:
             return self._started(run).result()
         except BaseException:
@@ -146,10 +205,18 @@ class Engine:
             del self, run  # an error's traceback has this frame
 
     def start(
-        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+        self,
+        flow: Flow,
+        input: Any = None,  # noqa: A002
+        *,
+        run_id: str | None = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
     ) -> Running:
         """As `run`, without waiting: ask what is given for the result, or cancel it."""
-        return self._started(self._prepared(flow, input, max_workers, on_error))
+        if run_id is None:
+            return self._started(self._prepared(flow, input, max_workers, on_error))
+        return self._started(self._begun(flow, input, run_id, max_workers, on_error))
 
     def _started(self, run: Run) -> Running:
         tasks: TaskCarrier | None = None
@@ -173,7 +240,13 @@ class Engine:
         return Running(run, pool)
 
     async def arun(
-        self, flow: Flow, input: Any = None, *, max_workers: int | None = None, on_error: OnError = "raise"  # noqa: A002
+        self,
+        flow: Flow,
+        input: Any = None,  # noqa: A002
+        *,
+        run_id: str | None = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
     ) -> Result:
         """As `run`, awaited, on asyncio and trio: async nodes are tasks of this event loop, blocking ones run on threads.
 
@@ -181,9 +254,31 @@ class Engine:
         can't be cancelled, and is waited for. Cancellation is anyio's: it comes again at each await, so a cleanup that awaits
         must be shielded.
         """
+        if run_id is None:
+            run = self._prepared(flow, input, max_workers, on_error)
+        else:
+            keeper, plan, limit = self._keeper(flow, run_id, max_workers, on_error)
+            await _apart(lambda: keeper.begin(input))
+            run = self._kept(keeper, {}, True, plan, input, limit, on_error)
+        try:
+            return await self._awaited(run)
+        finally:
+            del self, run  # an error's traceback has this frame
+
+    async def aresume(
+        self, flow: Flow, run_id: str, *, max_workers: int | None = None, on_error: OnError = "raise"
+    ) -> Result:
+        """As `resume`, awaited as `arun`."""
+        keeper, plan, limit = self._keeper(flow, run_id, max_workers, on_error)
+        value, through = await _apart(keeper.resume)
+        try:
+            return await self._awaited(self._kept(keeper, through, True, plan, value, limit, on_error))
+        finally:
+            del self  # an error's traceback has this frame
+
+    async def _awaited(self, run: Run) -> Result:
         from ._flow.tasks import TaskCarrier
 
-        run = self._prepared(flow, input, max_workers, on_error)
         tasks = TaskCarrier(run)
         run.rings.append(tasks.ring)
         try:
@@ -210,6 +305,10 @@ class Engine:
         return await self._shared.aget(name, make)
 
     def _prepared(self, flow: object, value: Any, max_workers: int | None, on_error: str) -> Run:
+        plan, limit = self._checked(flow, max_workers, on_error)
+        return Run(plan, value, limit, on_error == "continue", self._on_event, f"{plan.name}-{next(self._named)}", _LOG)
+
+    def _checked(self, flow: object, max_workers: int | None, on_error: str) -> tuple[Plan, float]:
         if not isinstance(flow, Flow):
             msg = f"what to run must be a Flow, not {type(flow).__name__}"
             raise TypeError(msg)
@@ -222,7 +321,35 @@ class Engine:
             check(plan, type(self._foreign).__name__)
         if plan.watched:
             self._crew.watchdog.ensure()
-        return Run(plan, value, limit, on_error == "continue", self._on_event, f"{plan.name}-{next(self._named)}", _LOG)
+        return plan, limit
+
+    def _begun(self, flow: Flow, value: Any, run_id: str, max_workers: int | None, on_error: str) -> KeptRun:
+        keeper, plan, limit = self._keeper(flow, run_id, max_workers, on_error)
+        keeper.begin(value)
+        return self._kept(keeper, {}, plan.awaits, plan, value, limit, on_error)
+
+    def _resumed(self, flow: Flow, run_id: str, max_workers: int | None, on_error: str) -> KeptRun:
+        keeper, plan, limit = self._keeper(flow, run_id, max_workers, on_error)
+        value, through = keeper.resume()
+        return self._kept(keeper, through, plan.awaits, plan, value, limit, on_error)
+
+    def _keeper(self, flow: object, run_id: str, max_workers: int | None, on_error: str) -> tuple[Keeper, Plan, float]:
+        """Before anything is read or written."""
+        from ._flow.keeping import Keeper
+
+        if self._store is None:
+            msg = f"nothing keeps run {run_id!r}: give the engine a store, as in Engine(store=JsonStore('runs'))"
+            raise ValueError(msg)
+        self._refuse_closed()
+        plan, limit = self._checked(flow, max_workers, on_error)
+        return Keeper(self._store, run_id, plan), plan, limit
+
+    def _kept(
+        self, keeper: Keeper, through: dict[int, Any], aside: bool, plan: Plan, value: Any, limit: float, on_error: str
+    ) -> KeptRun:
+        from ._flow.keeping import KeptRun
+
+        return KeptRun(keeper, through, aside, plan, value, limit, on_error == "continue", self._on_event, _LOG)
 
     def _carry(self, run: Run, tasks: TaskCarrier | None, pool: Pool | None) -> Callable[[], object]:
         """Give it carriers. What begins it: on a worker of `pool`, or here."""
@@ -230,7 +357,13 @@ class Engine:
         if self._foreign is not None:
             from ._flow.foreign import ForeignCarrier
 
-            foreign = ForeignCarrier(run, self._foreign, self._crew.watchdog, lambda entry: _elsewhere(run, tasks, entry))
+            foreign = ForeignCarrier(
+                run,
+                self._foreign,
+                self._crew.watchdog,
+                lambda entry: _elsewhere(run, tasks, entry),
+                self._crew.executor,
+            )
             run.rings.append(foreign.withdraw)
             carry: Callable[[Entry], object] = foreign.launch
             begin = foreign.start
@@ -271,17 +404,22 @@ class Engine:
     def _enter(self, run: Run, pool: Pool, thread: int | None) -> None:
         """It begins. First it is there, then it looks: so `close` waits for it, or it sees `close`. Raises: then `_leave`."""
         self._runs[run] = pool, thread
-        if self._closed:
-            msg = "this engine was closed: it takes no more runs"
-            raise RuntimeError(msg)
+        self._refuse_closed()
         if self._own and self._foreign is None and run.limit > self._size:
             with self._quiet:
                 self._wanted[run] = int(run.limit)
                 self._resize()
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            msg = "this engine was closed: it takes no more runs"
+            raise RuntimeError(msg)
+
     def _leave(self, run: Run) -> None:
-        """It is over."""
+        """It is over, or does not begin."""
         self._runs.pop(run, None)
+        if run.keeps and not run.arrays.began:
+            run.let_go()
         if run in self._wanted:
             with self._quiet:
                 if self._wanted.pop(run, None) is not None:
@@ -338,7 +476,7 @@ class Engine:
 
         # With nothing to wait for it is done in a moment: also where the scope around it was cancelled already.
         with anyio.CancelScope(shield=not self._runs):
-            await in_a_thread(lambda: self._close(self._crew.pool))
+            await in_a_thread(lambda: self._close(self._crew.pool), "flowcheck-close")
         await self._shared.aclose()
 
     def _refuse_inside(self) -> None:
@@ -468,6 +606,18 @@ class Running:
             elif not park.acquire(timeout=min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX)):
                 return self._run.over
         return True
+
+
+async def _apart(do: Callable[[], T]) -> T:
+    """What it gives, in a thread: it waits for a disk. Whoever is cancelled meanwhile learns it at the next await."""
+    import anyio
+
+    from ._flow.tasks import in_a_thread
+
+    given: list[T] = []
+    with anyio.CancelScope(shield=True):
+        await in_a_thread(lambda: given.append(do()), "flowcheck-keep")
+    return given.pop()
 
 
 def _elsewhere(run: Run, tasks: TaskCarrier | None, entry: Entry) -> Callable[[Entry], object] | None:

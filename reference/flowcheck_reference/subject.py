@@ -36,7 +36,7 @@ from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record
 from .flow import Engine, Flow, Result, result_of
 from .retry import AsyncRetrier, Retrier, RetryPolicy
-from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore
+from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore, Store
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -47,7 +47,9 @@ T = TypeVar("T")
 
 RETRY = frozenset({"timeout", "bounded", "history", "context", "policy", "fence"})
 FANOUT = frozenset({"halt", "continue", "coerce", "lazy", "nested", "context"})
-FLOW = frozenset({"attempts", "context", "continue", "executor", "mixed", "resize", "resources", "sizing"})
+FLOW = frozenset(
+    {"attempts", "context", "continue", "executor", "lease", "mixed", "resize", "resources", "resume", "save", "sizing"}
+)
 STORE = frozenset({"durable", "live", "log", "processes"})
 
 
@@ -98,11 +100,15 @@ class Reference:
         executor: Anyone | None = None,
         make: Body[[], Any] | None = None,
         given: Any = None,
+        folder: Path | None = None,
     ) -> Generator[_Flow]:
         """A fresh engine."""
-        with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
+        with Engine(max_workers, executor=executor, resources=_given(given), store=self._runs(folder)) as engine:
             yield _Flow(engine, make or _unmade)
 
+    def _runs(self, folder: Path | None) -> Store | None:
+        """Where an engine keeps its runs."""
+        return None if folder is None else JsonStore(folder)
 
     @contextmanager
     def store(self, folder: Path) -> Generator[_Store]:
@@ -157,10 +163,15 @@ class ReferenceAsync:
         executor: Anyone | None = None,
         make: Body[[], Any] | None = None,
         given: Any = None,
+        folder: Path | None = None,
     ) -> AsyncGenerator[_AsyncFlow]:
         """A fresh engine."""
-        async with Engine(max_workers, executor=executor, resources=_given(given)) as engine:
+        async with Engine(max_workers, executor=executor, resources=_given(given), store=self._runs(folder)) as engine:
             yield _AsyncFlow(engine, _unmade if make is None else make.aio)
+
+    def _runs(self, folder: Path | None) -> Store | None:
+        """Where an engine keeps its runs."""
+        return None if folder is None else JsonStore(folder)
 
 
 class _Store:
@@ -270,10 +281,20 @@ class _Flow:
     def __init__(self, engine: Engine, make: Callable[[], Any]) -> None:
         self._engine, self._make = engine, make
 
-    def run(self, graph: Graph, input: Any = None, *, max_workers: int | None = None) -> Run:  # noqa: A002
+    def run(
+        self, graph: Graph, input: Any = None, *, max_workers: int | None = None, run_id: str | None = None  # noqa: A002
+    ) -> Run:
         try:
-            result = self._engine.run(_flow(graph, aio=False), input, max_workers=max_workers, on_error="continue")
+            flow = _flow(graph, aio=False)
+            result = self._engine.run(flow, input, run_id=run_id, max_workers=max_workers, on_error="continue")
         except BaseException as error:  # noqa: BLE001  a node's SystemExit, say
+            result = _attached(error)
+        return _run(result)
+
+    def resume(self, graph: Graph, run_id: str) -> Run:
+        try:
+            result = self._engine.resume(_flow(graph, aio=False), run_id, on_error="continue")
+        except BaseException as error:  # noqa: BLE001  as above
             result = _attached(error)
         return _run(result)
 
@@ -288,11 +309,20 @@ class _AsyncFlow:
     def __init__(self, engine: Engine, make: Callable[[], Any]) -> None:
         self._engine, self._make = engine, make
 
-    async def run(self, graph: Graph, input: Any = None, *, max_workers: int | None = None) -> Run:  # noqa: A002
+    async def run(
+        self, graph: Graph, input: Any = None, *, max_workers: int | None = None, run_id: str | None = None  # noqa: A002
+    ) -> Run:
         try:
             flow = _flow(graph, aio=True)
-            result = await self._engine.arun(flow, input, max_workers=max_workers, on_error="continue")
+            result = await self._engine.arun(flow, input, run_id=run_id, max_workers=max_workers, on_error="continue")
         except BaseException as error:  # noqa: BLE001  a node's SystemExit, say
+            result = _attached(error)
+        return _run(result)
+
+    async def resume(self, graph: Graph, run_id: str) -> Run:
+        try:
+            result = await self._engine.aresume(_flow(graph, aio=True), run_id, on_error="continue")
+        except BaseException as error:  # noqa: BLE001  as above
             result = _attached(error)
         return _run(result)
 

@@ -6,6 +6,6 @@ refusing.py graphs that make no sense                 closing.py   close, growth
 beside.py   runs beside and inside each other         sharing.py   shared resources
 after.py    runs after failed and cancelled ones      looping.py   cancellation, trio, blocked loops
 carrying.py context, executors, both ways in
-attempts.py timeouts and retries inside a graph
-scale.py    ten thousand nodes, and what they cost
+attempts.py timeouts and retries inside a graph       resuming.py  runs that are resumed, ids, leases
+scale.py    ten thousand nodes, and what they cost    saving.py    saves that fail, bytes that are written
 """

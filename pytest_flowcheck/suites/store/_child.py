@@ -19,12 +19,12 @@ import socket
 import sys
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
 
 from pytest_flowcheck.protocols import Closed, Corrupt, Inexpressible, Invalid, NotFound, Refused, Unsupported, is_a
 
@@ -106,6 +106,11 @@ def told_error(error: BaseException) -> str:
 class Server:
     """What a worker can be asked for: each public method is a request. Handles are known by names that the rule gives."""
 
+    facet: ClassVar[str] = "store"
+    """Whose instances the handles are; another facet's rules have a class of their own."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What its opener takes beside the folder."""
+
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.handles: dict[str, tuple[ExitStack, Any, Instance | None]] = {}
@@ -116,7 +121,7 @@ class Server:
         """A fresh handle on this folder."""
         stack = ExitStack()
         try:
-            opened = self.subject.open("store", folder=Path(folder))
+            opened = self.subject.open(self.facet, folder=Path(folder), **self.options)
             if hasattr(opened, "__enter__"):
                 self.handles[handle] = stack, stack.enter_context(opened), None
             else:
@@ -130,7 +135,7 @@ class Server:
         from pytest_flowcheck.probes import instance
         from pytest_flowcheck.probes.lab import Lab
 
-        return instance.opened(Lab(self.subject, facet="store"), opened, self.subject.spec, self.subject.backend)
+        return instance.opened(Lab(self.subject, facet=self.facet), opened, self.subject.spec, self.subject.backend)
 
     def close(self, handle: str) -> Answer:
         """Leave the handle; one that could not be opened is none."""
@@ -143,14 +148,18 @@ class Server:
 
     def call(self, handle: str, method: str, *args: Any) -> Answer:
         """One call."""
+        return self.ask(handle, method, lambda store: getattr(store, method)(*args))
+
+    def ask(self, handle: str, what: str, how: Callable[[Any], Any]) -> Answer:
+        """The same, asked in any way; `what` names it. No request: a function doesn't travel."""
         if handle not in self.handles:
             return Answer(error="the handle could not be opened")
         _, store, loop = self.handles[handle]
         try:
             if loop is None:
                 # on this very thread: injected faults are counted for each thread
-                return Answer(getattr(store, method)(*args))
-            return Answer(loop.start(method, lambda store: getattr(store, method)(*args)).result())
+                return Answer(how(store))
+            return Answer(loop.start(what, how).result())
         except Exception as error:  # noqa: BLE001 - what a store raises is the rule's to judge
             return failure(error, self.subject)
 
@@ -322,10 +331,10 @@ def _subject(source: IO[bytes]) -> Subject:
     return again(told_of)
 
 
-def header(subject: Subject) -> bytes:
-    """What `_subject` reads."""
+def header(subject: Subject, server: type[Server] = Server) -> bytes:
+    """What `_subject` reads, and what workers are to serve."""
     claims = {facet: frozenset(capabilities) for facet, capabilities in subject.claims.items()}
-    return pickle.dumps(sys.path) + pickle.dumps(replace(subject, target=None, claims=claims))
+    return pickle.dumps(sys.path) + pickle.dumps(replace(subject, target=None, claims=claims)) + pickle.dumps(server)
 
 
 def traced() -> None:
@@ -336,7 +345,7 @@ def traced() -> None:
     from pytest_flowcheck.proof import crash, forkserver
 
     subject = _subject(BytesIO(b64decode(sys.argv[2])))
-    _import_what_workers_need(subject)
+    _import_what_workers_need(subject, Server.facet)
 
     def run(arguments: list[str]) -> None:
         source, server, given = BytesIO(b64decode(arguments[0])), Server(subject), list[Any]()
@@ -372,7 +381,8 @@ def nursery() -> None:
     control = socket.socket(fileno=os.dup(0))
     with control.makefile("rb") as source:  # nothing comes behind the header until we say that we are ready
         subject = _subject(source)
-    _import_what_workers_need(subject)
+        kind: type[Server] = pickle.load(source)  # noqa: S301 - written by our own parent
+    _import_what_workers_need(subject, kind.facet)
     control.sendall(b"r")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
     while True:
@@ -387,17 +397,17 @@ def nursery() -> None:
             os.open(os.devnull, os.O_RDONLY)
             with socket.socket(fileno=descriptors[0]) as line, line.makefile("rwb") as stream:
                 with suppress(BrokenPipeError, ConnectionResetError):  # the rule is over
-                    _serve(Server(subject), stream)  # type: ignore[arg-type]
+                    _serve(kind(subject), stream)  # type: ignore[arg-type]
                 os._exit(0)
         os.close(descriptors[0])
         control.sendall(pid.to_bytes(8, "little"))
 
 
-def _import_what_workers_need(subject: Subject) -> None:
+def _import_what_workers_need(subject: Subject, facet: str) -> None:
     """Here, once, and not in each of them. Starts no thread."""
     if (warm_up := getattr(subject.target, "warm_up", None)) is not None:
         warm_up()
-    if "async" in subject.claims["store"]:
+    if "async" in subject.claims[facet]:
         import anyio
         import anyio.lowlevel
 

@@ -25,7 +25,7 @@ from pytest_flowcheck.probes.kept import kept
 from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.proof.forkserver import ForkServer
 from pytest_flowcheck.protocols import Inexpressible, NotFound, Unsupported
-from pytest_flowcheck.suites.store._child import ANSWER, Answer, Ask, failure, header, told
+from pytest_flowcheck.suites.store._child import ANSWER, Answer, Ask, Server, failure, header, told
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
@@ -295,8 +295,8 @@ class Nursery:
 class _Home:
     """The process that forks workers; see `_child.nursery`."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, server: type[Server]) -> None:
+        self._subject, self._server = subject, server
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -313,7 +313,7 @@ class _Home:
             stack.callback(self._process.wait)
             stack.callback(kill_tree, [self.pid])
             there.close()
-            self._control.sendall(header(self._subject))
+            self._control.sendall(header(self._subject, self._server))
             if self._control.recv(1) != b"r":
                 raise Lost(f"the subject could not be loaded: {self._said()}")
             self._stack = stack.pop_all()
@@ -351,11 +351,11 @@ class _Home:
 
 
 @contextmanager
-def nursery(lab: Lab) -> Generator[Nursery]:
-    """Other processes. Leaving kills them all."""
+def nursery(lab: Lab, server: type[Server] = Server) -> Generator[Nursery]:
+    """Other processes. Leaving kills them all. `server`: what they can be asked for."""
     if not hasattr(os, "fork") or not hasattr(os, "pidfd_open"):
         raise NotTestable("other processes that can be killed at will need Linux")
-    home = kept("nursery", lambda: _Home(lab.subject))
+    home = kept(f"nursery of {server.__name__}", lambda: _Home(lab.subject, server))
     with ExitStack() as stack:
         stack.callback(home.end_workers)
         yield Nursery(lab, home, stack)

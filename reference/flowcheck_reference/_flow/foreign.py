@@ -40,8 +40,11 @@ class ForeignCarrier:
         executor: futures.Executor,
         watchdog: Watchdog,
         elsewhere: Callable[[Entry], Callable[[Entry], object] | None],
+        keeping: futures.Executor,
     ) -> None:
         self.run, self.executor, self.watchdog, self.elsewhere = run, executor, watchdog, elsewhere
+        self.keeping = keeping
+        """Whose worker waits for the disk, if the run is kept: a future's callback should not, it may hold up others."""
         self.pumping = threading.Lock()
         self.again = False
         self.shares_context = type(executor) is futures.ThreadPoolExecutor  # a subclass may send calls elsewhere
@@ -120,8 +123,18 @@ class ForeignCarrier:
 
     def settle(self, course: _Course, value: Any, error: BaseException | None) -> None:
         """A node is over."""
-        run = self.run
         course.over = True
+        if not self.run.keeps or error is not None:
+            self.settle_here(course, value, error)
+            return
+        try:
+            self.keeping.submit(self.settle_here, course, value, error)
+        except BaseException as broken:  # noqa: BLE001  the system gives no thread
+            self.run.crash(broken)
+
+    def settle_here(self, course: _Course, value: Any, error: BaseException | None) -> None:
+        """The same, in this thread."""
+        run = self.run
         try:
             if error is None:
                 entry = run.succeed(course.node, value)

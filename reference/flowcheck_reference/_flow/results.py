@@ -22,6 +22,17 @@ CANCELLED: Final = 4
 _WORDS: Final[tuple[NodeStatus, ...]] = ("pending", "ok", "failed", "skipped", "cancelled")
 
 
+class RunExistsError(RuntimeError):
+    """A run of this id was begun before: it is resumed, not begun again (FLO-28)."""
+
+
+class NotSavedError(RuntimeError):
+    """What became of a run could not be saved, so the run has failed (FLO-26). `__cause__` says why.
+
+    What was saved before is there: once the cause has passed, the run can be resumed.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class NodeResult:
     """What became of one node."""
@@ -37,7 +48,7 @@ class NodeResult:
     because: str
     """The id of the node that failed first on the way to this one, if "skipped"; else empty."""
     attempts: int
-    """How many were started."""
+    """How many were started; none in a run that was resumed after this node was through."""
     started: float | None
     ended: float | None
     """`time.monotonic()`, seconds; None: it never was."""
@@ -59,7 +70,7 @@ class Result(Mapping[str, Any]):
     def __init__(self, arrays: Arrays, run: str, status: Status, error: BaseException | None) -> None:
         self._arrays = arrays
         self.id = run
-        """Unique in the engine."""
+        """Unique in the engine; the `run_id`, if there is one."""
         self.status: Status = status
         self.error = error
         """The first error of all."""

@@ -15,7 +15,7 @@ from contextvars import ContextVar, copy_context
 from itertools import count
 from logging import Logger
 from time import monotonic
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 from .graph import FlowError, Plan
 from .results import CANCELLED, FAILED, OK, SKIPPED, Arrays, Result, Status, first_of
@@ -103,6 +103,9 @@ class Run:
         "status", "stopped", "troubled", "unwanted",
     )  # fmt: skip
 
+    keeps: ClassVar[bool] = False
+    """Is it kept in a store? See `keeping`."""
+
     def __init__(
         self,
         plan: Plan,
@@ -170,6 +173,10 @@ class Run:
         if self.emits:
             self.tell("node ended", k)
         return self._count_down(k)
+
+    async def succeed_here(self, k: int, value: Any) -> int | None:
+        """`succeed`, where an event loop must not wait for what that takes; asked for if `keeps`."""
+        return self.succeed(k, value)
 
     def fail(self, k: int, error: BaseException, *, cancelled: bool = False) -> int | None:
         """Node `k` ended with `error`. As `succeed`; what is made ready now may have to be skipped: see `vet`."""
@@ -307,8 +314,7 @@ class Run:
         self.stop()
 
     def _finish(self) -> None:
-        with self.lock:
-            self.final = True
+        self.settle_status()
         self.arrays.over = monotonic()
         if self.emits:
             self.tell("run ended", None)
@@ -319,6 +325,16 @@ class Run:
         self.over = True
         self.ring()
         self.rings.clear()
+
+    def let_go(self) -> None:
+        """It never begins."""
+
+    def settle_status(self) -> None:
+        """It is not changed any more. A loop may cancel the last node before it says that the run is cancelled."""
+        with self.lock:
+            self.final = True
+            if self.troubled and self.status == "completed" and self.arrays.status.count(OK) < len(self.plan.ids):
+                self.status = "cancelled"
 
     def ring(self) -> None:
         """Let all look again who wait for something of this run."""
@@ -387,8 +403,8 @@ def _nobody(entry: Entry) -> None:
 _OURS: Final = frozenset(
     f"{(__package__ or '').partition('.')[0]}.{name}"
     for name in (
-        "_attempts", "_coroutines", "_flow.foreign", "_flow.tasks", "_flow.threads", "_lanes", "_tasks", "_window",
-        "fanout", "flow",
+        "_attempts", "_coroutines", "_flow.foreign", "_flow.keeping", "_flow.tasks", "_flow.threads", "_lanes", "_tasks",
+        "_window", "fanout", "flow",
     )
 )  # fmt: skip
 

@@ -47,7 +47,7 @@ def soon_here() -> Soon:
     return soon
 
 
-async def in_a_thread(do: Callable[[], object]) -> None:
+async def in_a_thread(do: Callable[[], object], name: str) -> None:
     """Call it in a thread of its own, and wait for that; what it raises is raised here."""
     over, soon = anyio.Event(), soon_here()
     raised: list[BaseException] = []
@@ -59,7 +59,7 @@ async def in_a_thread(do: Callable[[], object]) -> None:
             raised.append(error)
         soon(over.set)
 
-    threading.Thread(target=work, name="flowcheck-close", daemon=True).start()
+    threading.Thread(target=work, name=name, daemon=True).start()
     await over.wait()
     if raised:
         raise raised.pop()
@@ -196,7 +196,7 @@ class TaskCarrier:
             finally:
                 if call.attempts != 1:
                     run.arrays.attempts[k] = call.attempts
-            entry = run.succeed(k, value)
+            entry = await run.succeed_here(k, value) if run.keeps else run.succeed(k, value)
             del value
         except BaseException as error:
             # A node that cancelled itself has only failed.

@@ -310,3 +310,14 @@ def an_idle_thread_of_trios_cache(stage: Stage) -> None:
     trio.lowlevel.start_thread_soon(int, lambda _: done.set())
     done.wait()
     stage.waiter()
+
+
+@dead()
+def a_childs_trio_loop(stage: Stage) -> None:
+    """Its loop has no deadline; so it waits for a day, over and over."""
+    pytest.importorskip("trio")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import trio; trio.run(trio.sleep_forever)"], stdin=subprocess.DEVNULL
+    )
+    KEPT.append(child)
+    stage.thread(child.wait)

@@ -58,6 +58,16 @@ def sleeping_child(stage: Stage) -> None:
 
 
 @live()
+def a_childs_trio_loop_with_a_deadline(stage: Stage) -> None:
+    """Its loop waits for an hour, and then something comes."""
+    pytest.importorskip("trio")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import trio; trio.run(trio.sleep, 3600)"], stdin=subprocess.DEVNULL
+    )
+    stage.thread(child.wait)
+
+
+@live()
 def short_children(stage: Stage) -> None:
     """One short child after the other."""
     stage.thread(lambda: [subprocess.run(["true"], check=False) for _ in iter(int, 1)])
