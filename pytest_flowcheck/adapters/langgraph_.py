@@ -1,19 +1,30 @@
-"""langgraph: a `StateGraph` whose state collects the outputs; `invoke`, and `ainvoke`."""
+"""langgraph: a `StateGraph` whose state collects the outputs; `invoke`, and `ainvoke`, and `invoke` with a checkpointer."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypedDict
 
-from pytest_flowcheck.protocols import Adapter, Inexpressible, Ok
+from pytest_flowcheck.protocols import Adapter, ErrorMap, Inexpressible, NotFound, Ok, Refused
 from pytest_flowcheck.protocols.flow import Flow, Graph, Node, Run
 
-SUBJECTS: Final = {"langgraph": "LangGraph", "langgraph-async": "LangGraphAsync"}
+SUBJECTS: Final = {
+    "langgraph": "LangGraph",
+    "langgraph-async": "LangGraphAsync",
+    "langgraph-sqlite": "LangGraphSqlite",
+}
 
 
 def _merged(some: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +48,7 @@ async def _await(node: Node, state: State) -> dict[str, Any]:
     return {"outputs": {node.id: await node.body.aio(state["input"], upstream)}}
 
 
-def _built(graph: Graph, function: Callable[[Node], Callable[..., Any]]) -> Any:
+def _built(graph: Graph, function: Callable[[Node], Callable[..., Any]], checkpointer: Any = None) -> Any:
     """The graph, compiled.
 
     Raises:
@@ -53,7 +64,7 @@ def _built(graph: Graph, function: Callable[[Node], Callable[..., Any]]) -> Any:
         builder.add_node(node.id, partial(function(node), node), **_policy(node))
     for node in graph.nodes:
         builder.add_edge(list(node.needs) or langgraph.START, node.id)
-    return builder.compile()
+    return builder.compile(checkpointer=checkpointer)
 
 
 def _policy(node: Node) -> dict[str, Any]:
@@ -96,6 +107,50 @@ class _Invoke(_Limited):
         pass  # what a run takes ends with it
 
 
+class _Checkpointed(_Invoke):
+    """A run's id is its thread's. Each step is saved before the next one begins (`durability="sync"`)."""
+
+    def __init__(self, max_workers: int | None, saver: Any) -> None:
+        super().__init__(max_workers)
+        self._saver = saver
+
+    def run(
+        self,
+        graph: Graph,
+        input: Any = None,  # noqa: A002
+        *,
+        max_workers: int | None = None,
+        run_id: str | None = None,
+    ) -> Run:
+        if run_id is None:
+            return super().run(graph, input, max_workers=max_workers)
+        compiled, config = self._of(graph, run_id)
+        if compiled.get_state(config).created_at is not None:
+            raise InUse(f"thread {run_id!r} has checkpoints: a new input would go on with them")
+        return self._invoke(compiled, State(input=input, outputs={}), config)
+
+    def resume(self, graph: Graph, run_id: str) -> Run:
+        compiled, config = self._of(graph, run_id)
+        found = compiled.get_state(config)
+        if found.created_at is None:
+            raise NotFound(f"thread {run_id!r} has no checkpoint")
+        return self._invoke(compiled, None, config) if found.next else _run(found.values)
+
+    def _of(self, graph: Graph, run_id: str) -> tuple[Any, dict[str, Any]]:
+        config = {**self.config(graph, None), "configurable": {"thread_id": run_id}}
+        return _built(graph, lambda _: _call, self._saver), config
+
+    def _invoke(self, compiled: Any, state: State | None, config: dict[str, Any]) -> Run:
+        try:
+            return _run(compiled.invoke(state, config, durability="sync"))
+        except Exception as error:  # noqa: BLE001 - a node's, raised to the caller
+            return Run("failed", error=error)
+
+
+class InUse(Exception):  # noqa: N818 - what the adapter adds: langgraph itself would take the input for a reply
+    """A new run under an id that has one."""
+
+
 class _AInvoke(_Limited):
     async def run(self, graph: Graph, input: Any = None, *, max_workers: int | None = None) -> Run:  # noqa: A002
         compiled = _built(graph, lambda node: _call if node.kind == "blocking" else _await)
@@ -133,3 +188,24 @@ class LangGraphAsync(LangGraph):
     @asynccontextmanager
     async def flow(self, *, max_workers: int | None = None) -> AsyncGenerator[Flow]:
         yield _AInvoke(max_workers)
+
+
+class LangGraphSqlite(LangGraph):
+    """`invoke` with `SqliteSaver`, a database in the folder; `invoke(None)` goes on with a thread."""
+
+    name = "langgraph-sqlite"
+    requires: ClassVar[Sequence[str]] = ("langgraph", "langgraph-checkpoint-sqlite")
+    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {"flow": frozenset({"context", "resize", "resume", "save"})}
+    errors: ClassVar[ErrorMap] = {Refused: InUse}
+
+    def warm_up(self) -> None:
+        import_module("langgraph.checkpoint.sqlite")
+
+    @contextmanager
+    def flow(self, *, max_workers: int | None = None, folder: Path | None = None) -> Generator[Flow]:
+        if folder is None:
+            yield _Invoke(max_workers)
+            return
+        sqlite: Any = import_module("langgraph.checkpoint.sqlite")
+        with sqlite.SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
+            yield _Checkpointed(max_workers, saver)
