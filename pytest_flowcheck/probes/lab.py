@@ -107,6 +107,11 @@ class Lab:
         self.probes_ran += len(self.timeline.of("started"))
         self._begin()
 
+    @property
+    def thorough(self) -> bool:
+        """Whether the rule is to do all that it can; see `repeated`."""
+        return self._thorough
+
     def repeated(self, times: int) -> int:
         """How often to do what the rule wants to do so often.
 

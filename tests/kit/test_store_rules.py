@@ -204,7 +204,7 @@ def test_what_needs_no_strace_is_judged_without(rule: str, adapter: type[Any], m
         ("STO-06", failing.SwallowsTheError, ["returned as if nothing had happened"]),
         ("STO-07", beside.OneTemporaryName, ["was parked before _sound.py, Files.write", "key: "]),
         ("STO-09", logs.EveryLineIsAnEntry, ["bytes were cut off", "as by a crash"]),
-        ("STO-12", files.SaysNotWhichFile, ["runs.sqlite was cut to half", "names runs.sqlite"]),
+        ("STO-12", files.SaysNotWhichFile, ["runs.sqlite was filled with noise", "names runs.sqlite"]),
         ("STO-20", crashes.RandomTemporaryNames, ["files then", ".report-17."]),
     ],
 )  # fmt: skip

@@ -12,6 +12,9 @@ import anyio
 from flowcheck_reference.broken.flow._hand import AsyncEngine, Engine, Hand, HandAsync, Running
 from pytest_flowcheck.protocols import Outcome, breaks
 
+LIMITS = frozenset({"resize", "sizing"})
+"""Not claimed by those that never rest: to prove that no further node starts takes patience, with each limit anew."""
+
 
 def interval(run: Running) -> float:
     """How long to sleep between two looks: three milliseconds, and less in very large graphs, which would take for ever."""
@@ -21,6 +24,8 @@ def interval(run: Running) -> float:
 @breaks("FLO-11", "FLO-12")
 class LooksEveryThreeMilliseconds(Hand):
     """The coordinator sleeps and looks what has come. (dynamiq 0.45 to 0.69)"""
+
+    without = LIMITS
 
     class Flow(Engine):
         def next(self, run: Running) -> tuple[str, Outcome[Any]]:
@@ -32,6 +37,8 @@ class LooksEveryThreeMilliseconds(Hand):
 @breaks("FLO-12")
 class WakesUpToLook(Hand):
     """A completion wakes the coordinator, which wakes up by itself as well, a hundred times a second."""
+
+    without = LIMITS
 
     class Flow(Engine):
         def next(self, run: Running) -> tuple[str, Outcome[Any]]:
@@ -47,6 +54,8 @@ class WakesUpToLook(Hand):
 class Spins(Hand):
     """`sleep(0)` until something has come."""
 
+    without = LIMITS
+
     class Flow(Engine):
         def next(self, run: Running) -> tuple[str, Outcome[Any]]:
             while run.completions.empty():
@@ -58,6 +67,7 @@ class Spins(Hand):
 class LooksEveryThreeMillisecondsOnTheLoop(HandAsync):
     """The same, awaited. (dynamiq's `run_async`)"""
 
+    without = LIMITS
     backends = ("asyncio",)
 
     class Flow(AsyncEngine):
