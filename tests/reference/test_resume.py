@@ -856,7 +856,7 @@ def test_a_run_that_is_over_leaves_nothing(
         diamond.ill = {"c"}
         with pytest.raises(OSError, match="c is ill"):
             way.run(engine, diamond.flow, INPUT, run_id="failed")
-    assert not [thread for thread in threading.enumerate() if thread.name == "flowcheck-keep"]
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "flowcheck-keep"])
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["before.json", "failed.json", "r0.json", "r1.json", "r2.json"]
 
