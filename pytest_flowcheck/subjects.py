@@ -475,7 +475,8 @@ def _read_off(subject: Subject, facet: str) -> frozenset[str]:
         return frozenset()
     try:
         with _given(protocol.OPENS) as options:
-            return frozenset({colour_of(subject.open(facet, **options), f"{subject.spec}.{facet}")}) & {"async"}
+            colour = colour_of(subject.open(facet, **options), f"{subject.spec}.{facet}")
+            return frozenset({"async"} if colour == "async" or getattr(protocol, "ON_LOOPS", False) else ())
     except AdapterError as error:
         raise UsageError(f"subject {subject.spec!r}: {error}") from error
     except NotTestable:

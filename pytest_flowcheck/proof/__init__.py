@@ -4,7 +4,8 @@ could a crash leave of its files.
 Everything here looks from outside: no subject is patched. `Observer` answers whether a process tree can ever move again,
 `wait_list` says in words why it can't, `Census` says what a process holds more than before. `record` runs an operation
 below strace; its `Recording` gives every state that a kill or a power loss could leave, and `inject` makes its system
-calls fail. `sweep` alone looks from inside: it parks one thread at each line of a subject's own code.
+calls fail. `LoopWatch` finds event loops that were left behind. `sweep` alone looks from inside: it parks one thread at
+each line of a subject's own code.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pytest_flowcheck.proof.faults import plans as plans
 from pytest_flowcheck.proof.forkserver import ForkServer as ForkServer
 from pytest_flowcheck.proof.forkserver import serve as serve
 from pytest_flowcheck.proof.harness import Harness as Harness
+from pytest_flowcheck.proof.loops import LeftLoop as LeftLoop
+from pytest_flowcheck.proof.loops import LoopWatch as LoopWatch
 from pytest_flowcheck.proof.observer import Observer as Observer
 from pytest_flowcheck.proof.processes import become_subreaper as become_subreaper
 from pytest_flowcheck.proof.processes import descendants as descendants
@@ -51,6 +54,8 @@ __all__ = [
     "Harness",
     "Held",
     "Injected",
+    "LeftLoop",
+    "LoopWatch",
     "Observer",
     "Outcome",
     "Race",

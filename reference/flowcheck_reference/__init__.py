@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .client import Clients as Clients
     from .executor import Executor as Executor
     from .fanout import AsyncFanout as AsyncFanout
     from .fanout import Fanout as Fanout
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from .flow import Result as Result
     from .flow import RunExistsError as RunExistsError
     from .flow import result_of as result_of
+    from .looppool import DispatchCancelledError as DispatchCancelledError
+    from .looppool import Dispatched as Dispatched
+    from .looppool import Lease as Lease
+    from .looppool import LoopPool as LoopPool
+    from .looppool import PoolStoppedError as PoolStoppedError
+    from .looppool import Resources as Resources
     from .retry import AsyncRetrier as AsyncRetrier
     from .retry import AttemptTimeout as AttemptTimeout
     from .retry import Retrier as Retrier
@@ -44,7 +51,10 @@ __all__ = [
     "AsyncFanout",
     "AsyncRetrier",
     "AttemptTimeout",
+    "Clients",
     "CorruptStateError",
+    "DispatchCancelledError",
+    "Dispatched",
     "Engine",
     "Event",
     "Executor",
@@ -54,11 +64,15 @@ __all__ = [
     "Halt",
     "InvalidRunIdError",
     "JsonStore",
+    "Lease",
     "LeaseHeldError",
+    "LoopPool",
     "NodeResult",
     "NotJsonError",
     "NotSavedError",
+    "PoolStoppedError",
     "Record",
+    "Resources",
     "Result",
     "Retrier",
     "RetryPolicy",
@@ -76,11 +90,15 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Clients": "client",
     "Executor": "executor",
     **dict.fromkeys(("AsyncFanout", "Fanout", "Halt", "Record", "records_of"), "fanout"),
     **dict.fromkeys(
         ("Engine", "Event", "Flow", "FlowError", "NodeResult", "NotSavedError", "Result", "RunExistsError", "result_of"),
         "flow",
+    ),
+    **dict.fromkeys(
+        ("DispatchCancelledError", "Dispatched", "Lease", "LoopPool", "PoolStoppedError", "Resources"), "looppool"
     ),
     **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
     **dict.fromkeys(

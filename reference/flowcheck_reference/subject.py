@@ -28,13 +28,16 @@ from pytest_flowcheck.protocols import (
     Unsupported,
 )
 from pytest_flowcheck.protocols import Halt as Halts
+from pytest_flowcheck.protocols.client import Made
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
 
 from . import __version__
+from .client import Clients
 from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record
 from .flow import Engine, Flow, Result, result_of
+from .looppool import Lease, LoopPool
 from .retry import AsyncRetrier, Retrier, RetryPolicy
 from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore, Store
 
@@ -50,6 +53,7 @@ FANOUT = frozenset({"halt", "continue", "coerce", "lazy", "nested", "context"})
 FLOW = frozenset(
     {"attempts", "context", "continue", "executor", "lease", "mixed", "resize", "resources", "resume", "save", "sizing"}
 )
+LOOPPOOL = frozenset({"context", "drain", "nested", "resources", "ttl"})
 STORE = frozenset({"durable", "live", "log", "processes"})
 
 
@@ -63,6 +67,7 @@ class Reference:
         "retry": RETRY,
         "fanout": FANOUT,
         "flow": FLOW,
+        "looppool": LOOPPOOL,
         "store": STORE | {"files"},
     }
     errors: Mapping[type[BaseException], tuple[type[BaseException], ...]] = {
@@ -111,6 +116,19 @@ class Reference:
         return None if folder is None else JsonStore(folder)
 
     @contextmanager
+    def looppool(
+        self,
+        *,
+        ttl: float | None,
+        limit: float | None = None,
+        make: Body[[str], Any] | None = None,
+        finalize: Body[[Any], None] | None = None,
+    ) -> Generator[_LoopPool]:
+        """A fresh pool."""
+        with LoopPool(ttl, limit=10.0 if limit is None else limit) as pool:
+            yield _LoopPool(pool, make, finalize)
+
+    @contextmanager
     def store(self, folder: Path) -> Generator[_Store]:
         """A handle on the runs in this folder."""
         with JsonStore(folder) as store:
@@ -137,11 +155,26 @@ class ReferenceAsync:
 
     name: str = "reference-async"
     version: str = __version__
-    claims: Mapping[str, AbstractSet[str]] = {"retry": RETRY, "fanout": FANOUT, "flow": FLOW}
+    claims: Mapping[str, AbstractSet[str]] = {
+        "client": frozenset({"close", "slow_factory"}),
+        "retry": RETRY,
+        "fanout": FANOUT,
+        "flow": FLOW,
+        "looppool": LOOPPOOL,
+    }
     errors = Reference.errors
     variables = Reference.variables
     sibling: type = Reference
     backends: tuple[str, ...] = ("asyncio", "trio")
+
+    @contextmanager
+    def client(self, factory: Body[[], Made]) -> Generator[Clients[Made]]:
+        """A fresh cache of clients. It belongs to no loop, and so is opened without one."""
+        clients = Clients(factory.aio)
+        try:
+            yield clients
+        finally:
+            clients.close()
 
     @asynccontextmanager
     async def retry(self, *, max_workers: int) -> AsyncGenerator[_AsyncRetry]:
@@ -173,6 +206,19 @@ class ReferenceAsync:
         """Where an engine keeps its runs."""
         return None if folder is None else JsonStore(folder)
 
+    @asynccontextmanager
+    async def looppool(
+        self,
+        *,
+        ttl: float | None,
+        limit: float | None = None,
+        make: Body[[str], Any] | None = None,
+        finalize: Body[[Any], None] | None = None,
+    ) -> AsyncGenerator[_AsyncLoopPool]:
+        """A fresh pool."""
+        async with LoopPool(ttl, limit=10.0 if limit is None else limit) as pool:
+            yield _AsyncLoopPool(pool, make, finalize)
+
 
 class _Store:
     """A store, and the states that an engine keeps in memory while it runs (`live`)."""
@@ -194,6 +240,48 @@ class _Store:
             with self._changing:
                 state = Snapshot(self._live.get(run_id, {}))
             self._store.save(run_id, state)
+
+
+class _LoopPool:
+    def __init__(self, pool: LoopPool, make: Body[[str], Any] | None, finalize: Body[[Any], None] | None) -> None:
+        self._pool = pool
+        self._resources = pool.resources(_aio(make), None if finalize is None else finalize.aio)
+
+    def dispatch(self, body: Body[[], T]) -> T:
+        return self._pool.dispatch(body.aio)
+
+    def stop(self) -> list[str] | None:
+        return self._pool.stop() or None
+
+    def acquire(self, key: str) -> Lease[Any]:
+        return self._resources.acquire(key)
+
+    def release(self, lease: Lease[Any]) -> None:
+        lease.release()
+
+    def clear(self) -> None:
+        self._resources.clear()
+
+
+class _AsyncLoopPool(_LoopPool):
+    async def dispatch(self, body: Body[[], T]) -> T:  # type: ignore[override]
+        return await self._pool.adispatch(body.aio)
+
+    async def stop(self) -> list[str] | None:  # type: ignore[override]
+        return await self._pool.astop() or None
+
+    async def acquire(self, key: str) -> Lease[Any]:  # type: ignore[override]
+        return await self._resources.aacquire(key)
+
+    async def release(self, lease: Lease[Any]) -> None:  # type: ignore[override]
+        lease.release()
+
+    async def clear(self) -> None:  # type: ignore[override]
+        await self._resources.aclear()
+
+
+def _aio(body: Body[[str], Any] | None) -> Callable[[str], Any]:
+    return _unmade if body is None else body.aio
 
 
 class _Retry:
@@ -345,7 +433,7 @@ def _given(given: Any) -> dict[str, Any]:
     return {} if given is None else {"shared": given}
 
 
-def _unmade() -> Any:
+def _unmade(*_: object) -> Any:
     raise Unsupported("nobody said how to make it")
 
 

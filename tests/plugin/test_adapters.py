@@ -19,17 +19,19 @@ from pytest_flowcheck import subjects
 from pytest_flowcheck.errors import UsageError
 from pytest_flowcheck.probes.calls import Call
 from pytest_flowcheck.probes.lab import Lab
-from pytest_flowcheck.protocols import Failed, Inexpressible, Invalid, NotFound, Ok
+from pytest_flowcheck.protocols import Closed, Failed, Inexpressible, Invalid, NotFound, Ok
 from pytest_flowcheck.protocols.flow import Node
 from pytest_flowcheck.protocols.retry import RetryPolicy
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.suites.flow._shared import NodeError, begin, given, own_error
 
 LIBRARIES = [
+    "aiohttp",
     "aiometer",
     "dask",
     "diskcache",
     "distributed",
+    "httpx",
     "joblib",
     "langgraph",
     "pebble",
@@ -51,6 +53,7 @@ FANOUT = [
     "asyncio-taskgroup",
 ]
 TRIO = ["anyio-limiter", "aiometer"]
+LOOPPOOL = ["anyio-portal", "asyncio-runner"]
 FLOW = ["graphlib-threads", "dask", "dask-executor", "distributed", "langgraph", "langgraph-async", "pydantic-graph"]
 FLOW_TRIO = ["pydantic-graph"]
 SERVED = ["prefect"]
@@ -83,6 +86,10 @@ CONFIRMED = {
     # so does CapacityLimiter(0); trio starts the tasks of a nursery in no order
     "anyio-limiter": ALL_QUEUED | {"FAN-05"},
     "anyio-limiter-trio": ALL_QUEUED | {"FAN-05", "FAN-23"},
+    # stop joins the threads of the default executor, however long; a loop that is stopped, or that SystemExit has ended, is
+    # still the one that dispatches are sent to
+    "anyio-portal": {"LOP-11", "LOP-18", "LOP-19"},
+    "asyncio-runner": {"LOP-11", "LOP-18", "LOP-19"},
 }
 """Column -> the MUST rules that its release breaks, each shown by hand without the kit. Others may be accused of none."""
 FLOW_CONFIRMED = {
@@ -98,6 +105,14 @@ FLOW_CONFIRMED = {
     # no limit; a join may fire before all is there, and then once more
     "pydantic-graph": {"FLO-01", "FLO-02"},
     "pydantic-graph-trio": {"FLO-01", "FLO-02"},
+}
+CLIENT = ["httpx-global", "httpx-per-loop", "aiohttp-per-loop"]
+CLIENT_CONFIRMED = {
+    # what is got is the first loop's, or nobody's where no loop runs
+    "httpx-global": {"CLI-02", "CLI-03", "CLI-04", "CLI-11", "CLI-13"},
+    # a connection, or a session itself, refers to its loop: the WeakKeyDictionary's values keep its keys
+    "httpx-per-loop": {"CLI-10"},
+    "aiohttp-per-loop": {"CLI-10"},
 }
 FAILS = {"VIOLATED", "HUNG", "CRASHED", "LEAKED"}
 
@@ -146,14 +161,14 @@ def test_listing_imports_no_library() -> None:
     """All are known by name, whatever is installed, and nothing of theirs is imported for that."""
     program = (
         "import sys; from pytest_flowcheck import subjects\n"
-        f"missing = set({RETRY + FANOUT + FLOW + SERVED + STORE!r}) - set(subjects.registered())\n"
+        f"missing = set({RETRY + FANOUT + LOOPPOOL + FLOW + CLIENT + SERVED + STORE!r}) - set(subjects.registered())\n"
         f"imported = set({LIBRARIES!r}) & set(sys.modules)\n"
         "assert not missing and not imported, (missing, imported)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("name", RETRY + FANOUT + FLOW + SERVED)
+@pytest.mark.parametrize("name", RETRY + FANOUT + LOOPPOOL + FLOW + CLIENT + SERVED)
 def test_the_version_is_the_librarys(name: str) -> None:
     """Of a distribution, or of Python where it is the standard library's."""
     subject = loaded(name)
@@ -279,7 +294,31 @@ def test_a_version_tells_what_was_judged() -> None:
     assert loaded("shelve").version.startswith(f"{platform.python_version()} on dbm.")
 
 
-@pytest.mark.parametrize(("facet", "names"), [("retry", RETRY), ("fanout", FANOUT)], ids=["retry", "fanout"])
+@pytest.mark.parametrize(("name", "backend"), [(name, "asyncio") for name in LOOPPOOL])
+def test_dispatches(lab: Lab) -> None:
+    """Values and errors come back from one warm loop; after stop it opens again, or refuses, as declared."""
+    with lab.instance(ttl=None) as it:
+
+        def ask(does: Any = None) -> Call[Any]:
+            body = lab.probe("body", does, gated=False)
+            return came_back(lab, it.start("dispatch", lambda pool: pool.dispatch(body)))
+
+        assert ask().value == "body"
+        assert isinstance(ask(lambda: 1 // 0).error, ZeroDivisionError)
+        assert len(lab.workers()) == 1
+        assert came_back(lab, it.start("stop", lambda pool: pool.stop())).error is None
+        late = ask()
+        if lab.declared("after_stop") == "reopen":
+            assert late.value == "body"
+        else:
+            assert lab.is_a(late.error, Closed)
+
+
+@pytest.mark.parametrize(
+    ("facet", "names"),
+    [("retry", RETRY), ("fanout", FANOUT), ("looppool", LOOPPOOL)],
+    ids=["retry", "fanout", "looppool"],
+)
 def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: list[str]) -> None:
     """A MUST rule that fails on a release was confirmed by hand; one that decides nothing lost its way to such a one."""
     for name in names:
@@ -293,6 +332,19 @@ def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: 
         assert failed <= confirmed, f"{label}: {failed - confirmed}\n{done.output}"
         for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
             assert undecided["evidence"].get("because_of") in confirmed, f"{label}: {undecided}"
+
+
+def test_caches_of_clients_are_accused_of_nothing_but_what_is_so(run) -> None:
+    """As above; and what was confirmed is found, since these are caches as everybody writes them."""
+    for name in CLIENT:
+        loaded(name)
+    done = run("--flowcheck", "--flowcheck-facet=client", *(f"--flowcheck-subject={name}" for name in CLIENT), "-n2")
+    assert set(done.certificates) == set(CLIENT), done.output
+    for label, certificate in done.certificates.items():
+        judged = [r for r in certificate["rules"] if r["facet"] == "client"]
+        assert {r["id"] for r in judged if r["verdict"] in FAILS} == CLIENT_CONFIRMED[label], done.output
+        for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
+            assert undecided["evidence"].get("because_of") in CLIENT_CONFIRMED[label], f"{label}: {undecided}"
 
 
 def test_flow_engines_are_accused_of_nothing_but_what_is_so(run) -> None:

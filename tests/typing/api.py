@@ -7,7 +7,7 @@ from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future
 from typing import assert_type
 
-from flowcheck_reference import Executor
+from flowcheck_reference import Clients, Executor
 from flowcheck_reference.subject import Reference
 from pytest_flowcheck import rule
 from pytest_flowcheck.errors import Grade
@@ -27,6 +27,18 @@ def an_executor_is_typed_by_its_task() -> None:
         assert_type(executor.map(number, ["1"]), Iterator[int])
         takes_executor(executor)
         takes_resizable(executor)
+
+
+class Connection: ...
+
+
+async def connect() -> Connection:
+    return Connection()
+
+
+async def a_cache_is_typed_by_its_factory() -> None:
+    assert_type(await Clients(Connection).get(), Connection)
+    assert_type(await Clients(connect).get(), Connection)
 
 
 def takes_executor(executor: StandardExecutor) -> None: ...

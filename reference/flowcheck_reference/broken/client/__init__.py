@@ -1,0 +1,1 @@
+"""Caches of clients that are wrong on purpose."""

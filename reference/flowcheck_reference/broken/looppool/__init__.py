@@ -1,0 +1,1 @@
+"""Broken loop pools, in modules that are named as the rules' own (`suites/looppool/`)."""
