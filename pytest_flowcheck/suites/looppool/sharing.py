@@ -61,13 +61,9 @@ class Rounds:
         return "\n".join(lines)
 
 
-ROUNDS = st.builds(
-    Rounds,
-    st.lists(st.integers(3, 5).flatmap(lambda n: st.permutations(range(n)).map(tuple)), min_size=1, max_size=2).map(
-        tuple
-    ),
-    st.integers(1, 2),
-)
+def _rounds() -> st.SearchStrategy[Rounds]:
+    orders = st.integers(3, 5).flatmap(lambda n: st.permutations(range(n)).map(tuple))
+    return st.builds(Rounds, st.lists(orders, min_size=1, max_size=2).map(tuple), st.integers(1, 2))
 
 
 @rule("LOP-07", property=True)
@@ -90,7 +86,7 @@ def all_at_once(lab: Lab) -> None:
                 for number, order in enumerate(rounds.orders):
                     _round(lab, pool, [f"call{instance}.{number}.{i}" for i in range(len(order))], order, renewed)
 
-    forall(lab, scenario, ROUNDS, examples=10, describe=str)
+    forall(lab, scenario, _rounds(), examples=10, describe=str)
 
 
 def _round(lab: Lab, pool: Pool, names: list[str], order: tuple[int, ...], renewed: bool) -> None:
