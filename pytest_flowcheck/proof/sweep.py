@@ -20,7 +20,6 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from time import monotonic
 from types import CodeType
 from typing import Any, Final, Generic, TypeVar
@@ -551,13 +550,15 @@ class _Scene(Generic[W]):
         self._stage, self._step = stage, step
         self._leader: Leader = leader
         self._other: Leader = "rival" if leader == "first" else "first"
-        self._inbox: SimpleQueue[None] = SimpleQueue()
+        # A lock, and no queue: on Python 3.12 `SimpleQueue.get` may wait for ever if its timeout passes while it looks again.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._strangers = tids()
         self.parking = Parking(
             step,
             leader,
             threads=stage.threads,
-            told=lambda: self._inbox.put(None),
+            told=self._ring,
             strangers=set(self._strangers),
             anyone=anyone,
         )
@@ -572,8 +573,12 @@ class _Scene(Generic[W]):
         self.stuck = False
         """An operation is still under way."""
 
+    def _ring(self) -> None:
+        with suppress(RuntimeError):  # it rings already
+            self._bell.release()
+
     def _news(self) -> None:
-        self._inbox.put(None)
+        self._ring()
         self._stage.moved()
 
     def play(self, world: W) -> Outcome | None:
@@ -672,9 +677,7 @@ class _Scene(Generic[W]):
 
     def _drain(self) -> None:
         """News is a reason to look, no more: what is told twice must not make two looks of one."""
-        while not self._inbox.empty():
-            self._inbox.get()
+        self._bell.acquire(blocking=False)
 
     def _pause(self, seconds: float) -> None:
-        with suppress(Empty):
-            self._inbox.get(timeout=seconds)
+        self._bell.acquire(timeout=seconds)
