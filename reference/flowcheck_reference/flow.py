@@ -171,17 +171,10 @@ class Engine:
         LeaseHeldError: it is under way, here or in another process; NotSavedError: something could not be saved, and the
         run has failed, whatever `on_error` is, unless it is one output that is no JSON value: then its node has failed.
         """
-        run = self._prepared(flow, input, max_workers, on_error) if run_id is None else self._begun(
-            flow, input, run_id, max_workers, on_error
-        )  # fmt: skip
-        try:
-            return self._started(run).result()
-        except BaseException:
-            if not run.over:  # KeyboardInterrupt, in between
-                run.stop("cancelled")
-            raise
-        finally:
-            del self, run  # an error's traceback has this frame
+        self._refuse_blocking()
+        if run_id is None:
+            return self._ran(self._prepared(flow, input, max_workers, on_error))
+        return self._ran(self._begun(flow, input, run_id, max_workers, on_error))
 
     def resume(self, flow: Flow, run_id: str, *, max_workers: int | None = None, on_error: OnError = "raise") -> Result:
         """Go on with a run that was begun with a `run_id`, in whichever process, with the same flow and its own input.
@@ -194,15 +187,8 @@ class Engine:
         Raises: as `run`; RunNotFoundError: there is no such run; LeaseHeldError: it is under way, here or in another process
         (FLO-25); FlowError: it was begun with another flow.
         """
-        run = self._resumed(flow, run_id, max_workers, on_error)
-        try:
-            return self._started(run).result()
-        except BaseException:
-            if not run.over:  # KeyboardInterrupt, in between
-                run.stop("cancelled")
-            raise
-        finally:
-            del self, run  # an error's traceback has this frame
+        self._refuse_blocking()
+        return self._ran(self._resumed(flow, run_id, max_workers, on_error))
 
     def start(
         self,
@@ -214,23 +200,32 @@ class Engine:
         on_error: OnError = "raise",
     ) -> Running:
         """As `run`, without waiting: ask what is given for the result, or cancel it."""
+        self._refuse_blocking()
         if run_id is None:
             return self._started(self._prepared(flow, input, max_workers, on_error))
         return self._started(self._begun(flow, input, run_id, max_workers, on_error))
 
-    def _started(self, run: Run) -> Running:
-        tasks: TaskCarrier | None = None
-        if self._loop is not None and self._loop.runs_here():
-            msg = "run() inside an async node would block the event loop of all async nodes: await arun()"
-            raise RuntimeError(msg)
-        if run.plan.awaits:
-            from ._flow.tasks import TaskCarrier
+    def _ran(self, run: Run) -> Result:
+        """Begin it, and wait."""
+        try:
+            return self._started(run).result()
+        except BaseException:
+            if not run.over:  # KeyboardInterrupt, in between
+                run.stop("cancelled")
+            raise
+        finally:
+            del self, run  # an error's traceback has this frame
 
-            tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
-            run.rings.append(tasks.ring)
-        run.rings.append(lambda: self._leave(run) if run.over else None)
+    def _started(self, run: Run) -> Running:
         pool = self._crew.pool
         try:
+            tasks: TaskCarrier | None = None
+            if run.plan.awaits:
+                from ._flow.tasks import TaskCarrier
+
+                tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
+                run.rings.append(tasks.ring)
+            run.rings.append(lambda: self._leave(run) if run.over else None)
             self._enter(run, pool, None)
             self._carry(run, tasks, pool)()
         except BaseException:
@@ -413,6 +408,11 @@ class Engine:
     def _refuse_closed(self) -> None:
         if self._closed:
             msg = "this engine was closed: it takes no more runs"
+            raise RuntimeError(msg)
+
+    def _refuse_blocking(self) -> None:
+        if self._loop is not None and self._loop.runs_here():
+            msg = "a run that is waited for inside an async node would block the event loop of all async nodes: await arun()"
             raise RuntimeError(msg)
 
     def _leave(self, run: Run) -> None:

@@ -594,6 +594,54 @@ def test_bad_arguments_are_refused_before_anything_is_saved(store: Any, way: Way
         way.run(engine, flow, run_id=RUN)
 
 
+def test_a_run_that_would_block_the_loop_is_refused_before_anything_is_saved(store: Any) -> None:
+    """`run`, `resume` and `start` inside an async node, with and without an id; and the lease is free afterwards."""
+    inner, outer = Flow(), Flow()
+    inner.add(lambda: 5, id="a")
+    with Engine(2, store=store) as engine:
+        engine.run(inner, run_id="old")
+        before = store.load("old")
+
+        async def node() -> list[str]:
+            told = []
+            for call in (
+                lambda: engine.run(inner),
+                lambda: engine.run(inner, run_id=RUN),
+                lambda: engine.start(inner, run_id=RUN),
+                lambda: engine.resume(inner, "old"),
+            ):
+                with pytest.raises(RuntimeError, match=r"await arun\(\)") as raised:
+                    call()
+                told.append(str(raised.value))
+            return told
+
+        outer.add(node)
+        assert len(engine.run(outer)["node"]) == 4
+        assert store.runs() == ["old"]
+        assert store.load("old") == before
+        assert engine.run(inner, run_id=RUN)["a"] == engine.resume(inner, "old")["a"] == 5
+
+
+def test_a_run_that_can_not_begin_gives_its_lease_back(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives no thread for its async nodes: what was saved is a run that is resumed when it does."""
+    flow = Flow()
+
+    @flow.node
+    async def a() -> int:
+        await checkpoint()
+        return 5
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Engine(2, store=store) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_loop_thread", no_thread)
+            with pytest.raises(RuntimeError, match="new thread"):
+                engine.run(flow, run_id=RUN)
+        assert engine.resume(flow, RUN)["a"] == 5
+
+
 # --- saves that fail --------------------------------------------------------------------------------------------------
 
 
