@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from pytest_flowcheck.probes.kept import kept
@@ -79,14 +79,15 @@ def child(lab: Lab, scenario: Callable[..., None], *args: Any) -> Generator[Chil
             else:
                 process = kept("interpreters", lambda: _Nest(lab.subject)).fork(source, output)
             source.close()
-            pipe.write(message)
-        try:
-            running = Child(lab, process, output)
-            yield running
-        finally:
-            lab.open_all()
-            kill_tree([*descendants(process.pid), process.pid])
-            process.wait()
+            try:
+                with suppress(BrokenPipeError):  # it has died already, as its status and its output tell
+                    pipe.write(message)
+                    pipe.close()
+                yield Child(lab, process, output)
+            finally:
+                lab.open_all()
+                kill_tree([*descendants(process.pid), process.pid])
+                process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ def test_it_ends_like_any(lab: Lab) -> None:
             assert process.status == 3
             assert process.output() == "on the main thread: True\n"
         assert lab.ended() == [name for n in range(1, number + 1) for name in (f"thread {n}", f"at exit {n}")]
+
+
+def test_one_that_dies_before_it_has_read_its_task_tells_why() -> None:
+    """Its status and its output are there as after any other end."""
+    lost = replace(subjects.load("stdlib-threads"), spec="gone.with_the:wind")
+    lab = Lab(lost, thorough=True)
+    with child(lab, ends, b"more than a pipe holds" * 10_000, None) as process:
+        assert process.status == 1
+        assert "gone.with_the:wind" in process.output()
 
 
 def test_leaving_ends_it(lab: Lab) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
-import os
 import socket
-import subprocess
 import sys
 import threading
 import warnings
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
+from scripting import ran
 
 from flowcheck_reference.broken.client import _sound, beside, closing, failing, machine, on_trio, single, successive
 from pytest_flowcheck import subjects
@@ -298,20 +297,6 @@ def test_the_script_shows_the_same_without_pytest(rule: str, broken: Any, backen
     assert ran(text, tmp_path) == 1
     other = f"from {_sound.__name__} import SoundOnLoops\n\nsubject = SoundOnLoops()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
-
-
-def ran(text: str, folder: Path) -> int:
-    script = folder / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": ""},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode
 
 
 def test_a_scenario_reads_as_a_story() -> None:

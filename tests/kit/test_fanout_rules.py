@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -18,6 +15,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
+from scripting import ran
 
 from flowcheck_reference.broken.fanout import _sound, halting, machine, order
 from pytest_flowcheck import subjects
@@ -252,20 +250,6 @@ def test_the_script_shows_the_same_without_pytest(rule: str, broken: Any, backen
     assert ran(text, tmp_path) == 1
     other = f"from {sound.__module__} import {sound.__name__}\n\nsubject = {sound.__name__}()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
-
-
-def ran(text: str, folder: Path) -> int:
-    script = folder / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONWARNINGS": ""},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode
 
 
 def test_a_failure_names_items_and_numbers() -> None:

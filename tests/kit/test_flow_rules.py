@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
+from scripting import ran
 
 from flowcheck_reference.broken.flow import _sound, after, attempts, beside, failing, order, refusing, scale, waiting
 from pytest_flowcheck import subjects
@@ -295,21 +294,6 @@ def test_the_script_looks_whose_error_a_run_tells(tmp_path: Path) -> None:
             ran(text.replace("bodies[run][node].gate.set()", "[b['n0'].gate.set() for b in bodies]"), tmp_path)
             == status
         )
-
-
-def ran(text: str, folder: Path) -> int:
-    script = folder / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONWARNINGS": ""},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert (done.returncode == 1) == ("problem:" in done.stdout), done.stdout
-    return done.returncode
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
+from scripting import ran
 
 from flowcheck_reference.broken.looppool import _sound, draining, holding, idling, racing, stopping
 from flowcheck_reference.broken.looppool._sound import (
@@ -328,20 +326,6 @@ def test_the_script_shows_the_same_without_pytest(broken: type[Any], tmp_path: P
     assert ran(text, tmp_path) == 1
     other = f"from {sound.__module__} import {sound.__name__}\n\nsubject = {sound.__name__}()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
-
-
-def ran(text: str, folder: Path) -> int:
-    script = folder / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONWARNINGS": "", "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode
 
 
 # --- what can't be asked ----------------------------------------------------------------------------------------------

@@ -24,6 +24,23 @@ def test_alone_it_runs_nothing_of_the_users(run) -> None:
     assert set(done.verdicts("calm").values()) == {"PASS"}
 
 
+@pytest.mark.parametrize("mode", ["-n0", "-n1"])
+def test_alone_it_rewrites_no_asserts(run, mode: str) -> None:
+    """Modules are imported as they are, those that pytest would take for tests, too; beside tests it goes on rewriting."""
+    (run.folder / "test_mine.py").write_text(
+        "from strikes import *\n"
+        "assert __name__ == 'test_mine'\n"
+        "rewritten = '@py_builtins' in globals()\n"
+        "if rewritten: Calm = Raises\n"
+        "def test_it_was_rewritten(): assert rewritten\n"
+    )
+    subject = (*TINY, "--flowcheck-subject=test_mine:Calm", mode)
+    done = run(*subject)
+    assert (done.status, set(done.verdicts("calm").values())) == (0, {"PASS"}), done.output
+    beside = run("test_mine.py", *subject)
+    assert (beside.status, "1 passed" in beside.output) == (0, True), beside.output
+
+
 def test_ids_are_stable_and_listed(run) -> None:
     """`--co -q` lists one id per rule and subject; an id can be given back as a path."""
     done = run(*CALM, "--co", "-q")

@@ -1,0 +1,22 @@
+"""Runs the programs that rules print for whoever has no pytest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def ran(text: str, folder: Path) -> int:
+    """Its exit status: 1 where it shows a problem. It may import what this process can."""
+    script = folder / "script.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONWARNINGS": "", "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0 or done.stdout, "what is wrong is not told"
+    return done.returncode
