@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent import futures
 from contextlib import suppress
@@ -52,9 +53,9 @@ from .executor import Executor, Pool, here
 if TYPE_CHECKING:
     from ._flow.graph import Plan
     from ._flow.keeping import Keeper, KeptRun
-    from ._flow.loop import LoopThread
     from ._flow.tasks import TaskCarrier
     from .fanout import Fanout
+    from .looppool import LoopPool
     from .store import Store
 
 __all__ = [
@@ -86,7 +87,7 @@ class Engine:
     another than this package's a node may have no timeout, as a worker can't be taken from it; where its workers are
     processes or machines, functions, arguments and results must pickle, and context variables don't travel. Then
     `max_workers` None is no limit: the executor's own holds.
-    `resources`: what `resource(name, …)` gives, instead of what would be made there.
+    `resources`: what `resource(name, …)` and `client(name, …)` give, instead of what would be made there.
     `on_event(event)`: called for what happens (`Event`), in whichever thread it happens in; so it must be quick. What it
     raises is logged.
     `store`: where runs with a `run_id` are kept. It stays the caller's, and is not closed with the engine.
@@ -135,7 +136,7 @@ class Engine:
         self._named = count(1)
         self._closed = False
         self._quiet = threading.Condition(threading.RLock())
-        self._loop: LoopThread | None = None
+        self._loops: LoopPool | None = None
         self._fans: Fanout | None = None
 
     @property
@@ -223,7 +224,7 @@ class Engine:
             if run.plan.awaits:
                 from ._flow.tasks import TaskCarrier
 
-                tasks = TaskCarrier(run, started=lambda carrier: self._loop_thread().spawn(carrier.serve))
+                tasks = TaskCarrier(run, started=lambda carrier: self._loop_pool().submit(carrier.serve))
                 run.rings.append(tasks.ring)
             run.rings.append(lambda: self._leave(run) if run.over else None)
             self._enter(run, pool, None)
@@ -298,6 +299,23 @@ class Engine:
     async def aresource(self, name: str, make: Callable[[], Awaitable[T] | T]) -> T:
         """As `resource`, awaited; `make` may be async. What has an `aclose` is closed by the engine's `aclose`."""
         return await self._shared.aget(name, make)
+
+    async def client(
+        self,
+        name: str,
+        factory: Callable[[], Awaitable[T] | T],
+        *,
+        close: Callable[[T], Awaitable[object] | object] | None = None,
+    ) -> T:
+        """What the async nodes of one event loop share under this name, such as an `httpx.AsyncClient`: one that was given to
+        the engine, else what `factory()` gives, which is called once on each loop that asks (`Clients`).
+
+        All runs that aren't awaited have one loop; those that are, their caller's. It is closed, by `close` or its `aclose`,
+        on its own loop when the engine is closed; clients of other loops than the engine's own and that of who awaits
+        `Engine.aclose` are closed soon, or dropped if their loop has ended.
+        Raises: what `factory` raises; RuntimeError: the engine is closed, or no loop runs here.
+        """
+        return await self._shared.client(name, factory, close)
 
     def _prepared(self, flow: object, value: Any, max_workers: int | None, on_error: str) -> Run:
         plan, limit = self._checked(flow, max_workers, on_error)
@@ -411,7 +429,7 @@ class Engine:
             raise RuntimeError(msg)
 
     def _refuse_blocking(self) -> None:
-        if self._loop is not None and self._loop.runs_here():
+        if self._loops is not None and self._loops.runs_here():
             msg = "a run that is waited for inside an async node would block the event loop of all async nodes: await arun()"
             raise RuntimeError(msg)
 
@@ -439,13 +457,15 @@ class Engine:
                 self._fans = Fanout(self._crew.executor, max_abandoned=self._crew.max_abandoned)
             return self._fans
 
-    def _loop_thread(self) -> LoopThread:
+    def _loop_pool(self) -> LoopPool:
+        """Its loop, for the async nodes of all runs that are not awaited. What nodes leave on it lives as long as the engine."""
         with self._quiet:
-            if self._loop is None:
-                from ._flow.loop import LoopThread
+            if self._loops is None:
+                from .looppool import LoopPool
 
-                self._loop = LoopThread()
-            return self._loop
+                self._loops = LoopPool(ttl=None)
+                weakref.finalize(self, self._loops.stop, wait=False).atexit = False
+            return self._loops
 
     def close(self) -> None:
         """Take no more runs, wait for those that are under way, end the threads. Any thread, any number of times.
@@ -480,14 +500,14 @@ class Engine:
         await self._shared.aclose()
 
     def _refuse_inside(self) -> None:
-        run, pool, loop = inside.get(), self._crew.pool, self._loop
+        run, pool, loops = inside.get(), self._crew.pool, self._loops
         while run is not None and (run.over or self._runs.get(run, (None,))[0] is not pool):
             run = run.outer
         if (
             run is not None
             or here.pool is pool
             or self._crew.watchdog.runs_here()
-            or (loop is not None and loop.runs_here())
+            or (loops is not None and loops.runs_here())
         ):
             msg = "an engine that is closed inside one of its nodes would wait for itself"
             raise RuntimeError(msg)
@@ -497,10 +517,12 @@ class Engine:
         with self._quiet:
             while any(where is pool for where, _ in tuple(self._runs.values())):
                 self._quiet.wait()
-            loop, self._loop = self._loop, None
+            loops, self._loops = self._loops, None
             fans, self._fans = self._fans, None
-        if loop is not None:
-            loop.close()
+        if loops is not None:
+            if self._shared.has_clients and loops.warm:
+                loops.dispatch(self._shared.aclose_clients)
+            loops.stop()
         if fans is not None:
             fans.close()
         self._crew.watchdog.close()

@@ -85,8 +85,7 @@ class LoopPool:
         the loop's own thread it would wait for itself (there, use `adispatch`); OSError, RuntimeError if the system gives
         no loop or no thread. KeyboardInterrupt, and whatever else ends the wait, cancels the coroutine.
         """
-        worker = here_or_none()
-        if worker is not None and worker.owner is self:
+        if self.runs_here():
             msg = "dispatch() on the pool's own loop would wait for itself: await adispatch() there"
             raise RuntimeError(msg)
         dispatched = self.submit(fn, *args, **kwargs)
@@ -134,15 +133,21 @@ class LoopPool:
         worker = self._worker
         return worker is not None and not worker.gone
 
+    def runs_here(self) -> bool:
+        """Whether this is the thread of a loop of its own."""
+        worker = here_or_none()
+        return worker is not None and worker.owner is self
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._stopped
 
-    def stop(self) -> list[str]:
+    def stop(self, *, wait: bool = True) -> list[str]:
         """Take no more, reap the loop, wait until its thread has ended. Any thread, any number of times.
 
         On the loop's own thread, and so in a dispatched coroutine, it can't wait: it begins, and the reap cancels who called.
+        Nor does it with `wait` False.
 
         Returns: what did not end within the limit, a line for each; nearly always nothing.
         """
@@ -152,15 +157,13 @@ class LoopPool:
             workers = list(self._workers)
         for worker in workers:
             worker.leave()
-        here = here_or_none()
-        if here is not None and here.owner is self:
+        if not wait or self.runs_here():
             return []
         return [line for worker in workers for line in worker.wait()]
 
     async def astop(self) -> list[str]:
         """As `stop`, awaited on any loop. Who is cancelled does not wait for the end of it."""
-        here = here_or_none()
-        if here is not None and here.owner is self:
+        if self.runs_here():
             return self.stop()
         from ._looppool.waiting import outcome
 

@@ -1514,6 +1514,92 @@ def test_async_resources_are_closed_by_aclose(backend: str, caplog: pytest.LogCa
         assert closed == ["c", "b", "a"]
 
 
+class Client:
+    """Bound to the loop that it is made on, as connections are."""
+
+    def __init__(self) -> None:
+        self.thread, self.closed = threading.get_ident(), 0
+
+    async def aclose(self) -> None:
+        assert threading.get_ident() == self.thread
+        await checkpoint()
+        self.closed += 1
+
+
+def asks(engine: Engine, name: str, factory: Callable[[], Client] = Client) -> Any:
+    """An async node that gives the client of its loop."""
+
+    async def node() -> Client:
+        return await engine.client(name, factory)
+
+    return node
+
+
+def asking(engine: Engine, *names: str) -> Flow:
+    """Two of them for each name."""
+    flow = Flow()
+    for name in names:
+        for i in range(2):
+            flow.add(asks(engine, name), id=f"{name}{i}", needs=[])
+    return flow
+
+
+def test_async_nodes_of_a_loop_share_a_client(backend: str) -> None:
+    """All runs that aren't awaited have one loop; those that are, their caller's. Each is closed where it was made."""
+    with Engine(4) as engine:
+        flow = asking(engine, "a", "b")
+        runs = [engine.run(flow) for _ in range(2)]
+        own = {name: {run[f"{name}{i}"] for run in runs for i in range(2)} for name in "ab"}
+
+        async def main() -> set[Client]:
+            try:
+                run = await engine.arun(flow)
+                return {run[f"a{i}"] for i in range(2)}
+            finally:
+                await engine.aclose()
+
+        (theirs,) = anyio.run(main, backend=backend)
+    (a,), (b,) = own.values()
+    assert len({a, b, theirs}) == 3
+    assert a.thread == b.thread != theirs.thread == threading.get_ident()
+    assert [a.closed, b.closed, theirs.closed] == [1, 1, 1]
+
+
+def test_clients_are_closed_with_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """All of them, also where closing one fails; one that was given is its giver's."""
+
+    class Ill(Client):
+        async def aclose(self) -> None:
+            await super().aclose()
+            raise OSError("the connection was lost")
+
+    given = Client()
+    with Engine(2, resources={"given": given}) as engine:
+        flow = asking(engine, "given", "a")
+        flow.add(asks(engine, "ill", Ill), id="ill", needs=[])
+        run = engine.run(flow)
+        assert run["given0"] is run["given1"] is given
+    assert [given.closed, run["a0"].closed, run["ill"].closed] == [0, 1, 1]
+    assert "closing the client 'ill' failed" in caplog.text
+    with pytest.raises(RuntimeError, match="'a' is not made any more"):
+        anyio.run(engine.client, "a", Client)
+
+
+def test_a_client_is_given_to_nodes_that_an_engine_waits_for_when_it_closes(gate: Gate) -> None:
+    """`close` has been called, and is not over: the run goes on as any."""
+    engine = Engine(2)
+    flow = Flow()
+    flow.add(gate, id="first", needs=[])
+    flow.add(asks(engine, "a"), id="second", needs=[], after=["first"])
+    running = engine.start(flow)
+    gate.arrived()
+    closing = background(engine.close)
+    until(lambda: engine._closed)
+    gate.opened.set()
+    closing.result(LIMIT)
+    assert running.result(LIMIT)["second"].closed == 1
+
+
 # -- the end
 
 
@@ -1793,11 +1879,15 @@ def test_random_graphs_come_to_what_a_sequential_run_would(seed: int, runs: list
         pool.shutdown()
 
 
-def test_a_closed_engine_makes_no_resource() -> None:
+@pytest.mark.parametrize("ends", ["close", "aclose"])
+def test_a_closed_engine_makes_no_resource(ends: str) -> None:
     """Who would close it? What was made before is still given."""
     engine = Engine(1)
     assert engine.resource("made", dict) == {}
-    engine.close()
+    if ends == "close":
+        engine.close()
+    else:
+        anyio.run(engine.aclose)
     assert engine.resource("made", list) == {}
     with pytest.raises(RuntimeError, match="closed"):
         engine.resource("other", dict)

@@ -636,7 +636,7 @@ def test_a_run_that_can_not_begin_gives_its_lease_back(store: Any, monkeypatch: 
 
     with Engine(2, store=store) as engine:
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "_loop_thread", no_thread)
+            patch.setattr(Engine, "_loop_pool", no_thread)
             with pytest.raises(RuntimeError, match="new thread"):
                 engine.run(flow, run_id=RUN)
         assert engine.resume(flow, RUN)["a"] == 5

@@ -5,7 +5,6 @@ run.py      Run                 what is ready, what became of each node, when al
 threads.py  ThreadCarrier       makes calls on the workers of a pool
 tasks.py    TaskCarrier         awaits async nodes in an event loop, asyncio or trio
 foreign.py  ForeignCarrier      hands calls to any `concurrent.futures.Executor`
-loop.py                         an event loop in a thread, for the async nodes of blocking runs
 keeping.py  KeptRun, Keeper     a run that is kept in a store, and resumed from there
 shared.py                       what all runs of an engine share, made once
 results.py  Result              what the caller gets

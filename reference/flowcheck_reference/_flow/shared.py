@@ -1,4 +1,4 @@
-"""What all runs of an engine share, by name: given, or made once by whoever asks first (FLO-15)."""
+"""What all runs of an engine share, by name: given, or made once by whoever asks first (FLO-15); clients once for each loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from logging import Logger
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from flowcheck_reference.client import Clients
 
 T = TypeVar("T")
 
@@ -29,6 +32,7 @@ class Shared:
         self._values: dict[str, Any] = dict(given)
         self._making: dict[str, _Making] = {}
         self._made: list[Any] = []
+        self._clients: dict[str, Clients[Any]] = {}
         self._closed = False
         self._log = log
         self._lock = threading.Lock()
@@ -74,6 +78,18 @@ class Shared:
                 await over.wait()
         return cast("T", self._values[key])
 
+    async def client(self, key: str, factory: Callable[[], Awaitable[T] | T], close: Callable[[T], Any] | None) -> T:
+        """This loop's. Raises: what `factory` raises."""
+        if key in self._values:
+            return cast("T", self._values[key])
+        self._refuse_closed(key)
+        clients: Clients[T] | None = self._clients.get(key)
+        if clients is None:
+            from flowcheck_reference.client import Clients
+
+            clients = self._clients.setdefault(key, Clients(factory, close=close))  # a spare one has made nothing
+        return await clients.get()
+
     def _refuse_closed(self, key: str) -> None:
         """Who would close it?"""
         if self._closed:
@@ -101,15 +117,41 @@ class Shared:
             with suppress(Exception):  # a waiter's loop is gone: he waits no more
                 ring()
 
+    @property
+    def has_clients(self) -> bool:
+        """Was one asked for?"""
+        return bool(self._clients)
+
+    async def aclose_clients(self) -> None:
+        """Close this loop's, the last first; all of them, whatever closing one raises. A later `client` makes another."""
+        for key, clients in reversed([*self._clients.items()]):
+            try:
+                await clients.aclose()
+            except Exception:  # noqa: BLE001  the others are closed, too
+                self._log.exception("closing the client %r failed", key)
+
+    def _let_go(self) -> None:
+        for clients in self._clients.values():
+            clients.close()
+
     def close(self) -> None:
         """Close what was made here, the last first. What was given is its giver's."""
         self._closed = True
+        self._let_go()
         while self._made:
             value = self._made.pop()
             self._quietly(value, getattr(value, "close", None))
 
     async def aclose(self) -> None:
         """`close`, and await what must be. Raises: cancellation, when all were asked to close."""
+        self._closed = True
+        try:
+            await self.aclose_clients()
+        finally:
+            self._let_go()
+            await self._aclose_made()
+
+    async def _aclose_made(self) -> None:
         while self._made:
             value = self._made.pop()
             over = self._quietly(value, getattr(value, "aclose", None) or getattr(value, "close", None))
@@ -119,7 +161,7 @@ class Shared:
                 except Exception:  # noqa: BLE001  the others are closed, too
                     self._log.exception("closing the shared %r failed", value)
                 except BaseException:
-                    await self.aclose()
+                    await self._aclose_made()
                     raise
 
     def _quietly(self, value: Any, close: Any) -> Any:
