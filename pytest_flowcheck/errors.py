@@ -76,3 +76,7 @@ class Inconclusive(Judgement):
 
 class NotTestable(Judgement):
     """The question can't be asked here: says what is missing and what to install or declare."""
+
+
+class LeftBehindWarning(UserWarning):
+    """A test left something behind that a fixture found, and was told not to fail for."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_flowcheck import hookspecs
+from pytest_flowcheck import fixtures, hookspecs
+from pytest_flowcheck.fixtures import *  # noqa: F403 - pytest looks for fixtures here
 from pytest_flowcheck.running import options
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the options of group `flowcheck`."""
+    """Declare the options of group `flowcheck`, and the ini keys."""
     options.declare(parser)
+    fixtures.declare(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Announce the markers of fixtures."""
+    fixtures.register(config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -6,9 +6,8 @@
         left = watch.left(mark)      # loops made since then that are not closed, and tasks that are not done
         stuck = watch.reap(left)     # drained, stopped, closed; what resisted, a line for each
 
-A watch records each asyncio loop as it is made, by a weak reference, with the line that made it; so a look that finds
-nothing costs some microseconds, however many objects the process has. Loops that are no subclass of
-`asyncio.BaseEventLoop`, such as uvloop's, are not seen.
+A watch records each loop of asyncio and uvloop as it is made, by a weak reference, with the line that made it; so a look
+that finds nothing costs some microseconds, however many objects the process has. Loops of other makes are not seen.
 
 The drain goes over generations: all tasks are cancelled and waited for, those that their cleanup started as well, and so
 on, up to a bound. `asyncio.run` knows one generation; see LOP-05.
@@ -17,6 +16,7 @@ on, up to a bound. `asyncio.run` knows one generation; see LOP-05.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import weakref
@@ -31,9 +31,6 @@ from typing import Any, Final, Self, cast
 GENERATIONS: Final = 100
 """Cleanup that starts tasks whose cleanup starts tasks: so often, and no more."""
 
-_ASYNCIO: Final = str(Path(asyncio.__file__).parent)
-
-
 @dataclass(frozen=True, eq=False)
 class LeftLoop:
     """A loop that was not closed, or an older one on which tasks were left."""
@@ -42,14 +39,17 @@ class LeftLoop:
     made_at: str
     """File, line and function, the nearest that is not asyncio's own."""
     thread: threading.Thread | None
-    """On which it runs; None: it doesn't."""
+    """On which it runs; None: it doesn't, or it is stuck and can't tell."""
     tasks: tuple[asyncio.Task[Any], ...]
     """Those that are not done, and were not there at the mark."""
     older: bool
     """It was there at the mark: only the tasks were left."""
 
     def __str__(self) -> str:
-        where = f"runs on thread '{self.thread.name}'" if self.thread is not None else "is not running, and not closed"
+        if self.thread is not None:
+            where = f"runs on thread '{self.thread.name}'"
+        else:
+            where = "runs on a thread that is stuck" if self.loop.is_running() else "is not running, and not closed"
         tasks = "; ".join(f"task '{task.get_name()}' ({_coroutine(task)})" for task in self.tasks)
         return f"event loop made at {self.made_at} {where}{': ' if tasks else ''}{tasks}"
 
@@ -72,7 +72,7 @@ class _Made:
 class LoopWatch:
     """Records the loops that are made while it is entered. Any number of them may be, in any order.
 
-    Guarantees: it holds no loop and no task; entering and leaving wraps and restores `BaseEventLoop.__init__`, and
+    Guarantees: it holds no loop and no task; entering and leaving wraps and restores the `__init__` of loop classes, and
     changes nothing else.
     """
 
@@ -84,8 +84,7 @@ class LoopWatch:
     def __enter__(self) -> Self:
         with _lock:
             _watches.append(self)
-            if len(_watches) == 1:
-                _wrap()
+            _wrap()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,8 +98,18 @@ class LoopWatch:
         self._last = next(self._numbers)
         self._made.append(_Made(self._last, weakref.ref(loop), at))
 
+    def recall(self) -> None:
+        """Record the loops that were made before it was entered: nobody's leftovers, but what is left on them is. Slow."""
+        known, loops = {id(loop) for _, loop in self._open()}, tuple(_classes())
+        for thing in gc.get_objects():
+            if issubclass(type(thing), loops) and id(thing) not in known:  # `isinstance` may call into things
+                self.record(thing, "a place that nobody watched")
+
     def mark(self) -> Mark:
         """Now."""
+        if "uvloop" in sys.modules and len(_wrapped) < 2:  # it was imported meanwhile
+            with _lock:
+                _wrap()
         tasks = [weakref.ref(task) for _, loop in self._open() for task in asyncio.all_tasks(loop)]
         return Mark(self._last, frozenset(tasks))
 
@@ -108,15 +117,14 @@ class LoopWatch:
         """What was left behind since then: in the order in which the loops were made. The loop that runs on the calling
         thread is in use, and no leftover, nor are its tasks."""
         found: list[LeftLoop] = []
-        me = threading.get_ident()
+        mine = asyncio._get_running_loop()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         for made, loop in self._open():
-            runs_on = cast("int | None", getattr(loop, "_thread_id", None))
-            if runs_on == me:
+            if loop is mine:
                 continue
             older = made.number <= mark.number
             tasks = [task for task in _tasks(loop) if weakref.ref(task) not in mark.tasks]
             if tasks or not older:
-                found.append(LeftLoop(loop, made.at, _thread(runs_on), tuple(tasks), older))
+                found.append(LeftLoop(loop, made.at, _thread(loop), tuple(tasks), older))
         return found
 
     def reap(self, left: Iterable[LeftLoop], *, limit: float = 5.0) -> list[str]:
@@ -146,40 +154,63 @@ class LoopWatch:
 
 _lock = threading.Lock()
 _watches: list[LoopWatch] = []
-_original: Callable[..., None] = asyncio.BaseEventLoop.__init__
+_wrapped: dict[type, Callable[..., None]] = {}
+"""Classes of loops, and what their `__init__` was, which somebody else may have wrapped before."""
+
+
+def _classes() -> list[Any]:
+    uvloop: Any = sys.modules.get("uvloop")
+    return [asyncio.BaseEventLoop, *([uvloop.Loop] if uvloop is not None else [])]
 
 
 def _wrap() -> None:
-    global _original  # noqa: PLW0603 - what is restored later, which somebody else may have wrapped before
-    original = _original = asyncio.BaseEventLoop.__init__
+    for loops in _classes():
+        if loops not in _wrapped:
+            _wrapped[loops] = loops.__init__
+            loops.__init__ = _recording(loops.__init__)
 
-    def __init__(self: asyncio.BaseEventLoop, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is one
+
+def _recording(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: asyncio.AbstractEventLoop, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is one
         original(self, *args, **kwargs)
         at = _site()
         for watch in tuple(_watches):
             watch.record(self, at)
 
-    _assign(__init__)
-
-
-def _assign(init: Callable[..., None]) -> None:
-    loops: Any = asyncio.BaseEventLoop
-    loops.__init__ = init
+    return __init__
 
 
 def _unwrap() -> None:
-    _assign(_original)
+    while _wrapped:
+        loops, original = cast("tuple[Any, Callable[..., None]]", _wrapped.popitem())
+        loops.__init__ = original
 
 
 def _site() -> str:
-    """Who makes the loop: the nearest frame that isn't asyncio's, nor this module's."""
+    """Who makes the loop: the nearest frame that isn't asyncio's, uvloop's or this module's."""
     frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_ASYNCIO, __file__)):
+    loops = [Path(sys.modules[name].__file__ or "") for name in ("asyncio", "uvloop") if name in sys.modules]
+    own = (__file__, *(str(path.parent) for path in loops))
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-def _thread(ident: int | None) -> threading.Thread | None:
+def _thread(loop: asyncio.AbstractEventLoop) -> threading.Thread | None:
+    """On which it runs. uvloop's don't tell, but by running something there: None as well if that comes to nothing."""
+    ident = cast("int | None", getattr(loop, "_thread_id", None))
+    if ident is None and loop.is_running():
+        told: list[int] = []
+        over = threading.Event()
+
+        def tell() -> None:
+            told.append(threading.get_ident())
+            over.set()
+
+        with suppress(RuntimeError):  # it was closed this moment
+            loop.call_soon_threadsafe(tell)
+            over.wait(1.0)
+        ident = told[0] if told else None
     return next((t for t in threading.enumerate() if t.ident == ident), None) if ident is not None else None
 
 
@@ -207,13 +238,13 @@ def _reap(left: LeftLoop, limit: float) -> list[str]:
             if not left.older:
                 left.loop.stop()
 
-    if left.thread is not None:
+    if left.thread is not None or left.loop.is_running():
         with suppress(RuntimeError):  # it was closed this moment
             left.loop.call_soon_threadsafe(lambda: _kept.append(left.loop.create_task(drain())))
             if not over.wait(limit + 1.0):
                 return [f"{left}: it does not come round; its thread is stuck"]
             _kept.clear()
-        if left.older:
+        if left.older or left.thread is None:
             return end.stuck
         left.thread.join(limit)
         if left.thread.is_alive():
@@ -267,6 +298,11 @@ class _End:
             closing = asyncio.ensure_future(self.left.loop.shutdown_asyncgens())
             await asyncio.wait([closing], timeout=max(0.0, self._deadline - monotonic()))
             cast("Any", closing)._log_destroy_pending = False  # noqa: SLF001 - the like
-            executor = cast("Any", getattr(self.left.loop, "_default_executor", None))
-            if executor is not None:
-                executor.shutdown(wait=False, cancel_futures=True)
+            if isinstance(self.left.loop, asyncio.BaseEventLoop):
+                executor = cast("Any", getattr(self.left.loop, "_default_executor", None))
+                if executor is not None:
+                    executor.shutdown(wait=False, cancel_futures=True)
+            else:
+                ending = asyncio.ensure_future(self.left.loop.shutdown_default_executor())
+                await asyncio.wait([ending], timeout=max(0.0, self._deadline - monotonic()))
+                cast("Any", ending)._log_destroy_pending = False  # noqa: SLF001 - the like

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -47,8 +47,8 @@ async def turn() -> None:
 class Left:
     """A loop on a thread of its own, as a careless test leaves it."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
+        self.loop = make()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="careless")
         self.thread.start()
         self.ran(turn())
@@ -167,6 +167,51 @@ def test_an_executor_is_let_go_with_its_loop(watch: LoopWatch) -> None:
     thread = careless.ran(use())
     assert watch.reap(watch.left(mark)) == []
     thread.join()
+
+
+@pytest.fixture
+def uvloops() -> Any:
+    return pytest.importorskip("uvloop").new_event_loop
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # uvloop's own, on newer Pythons
+def test_loops_of_uvloop_are_found_and_reaped(watch: LoopWatch, uvloops: Any) -> None:
+    """With tasks, thread and the threads of their executor, running or not."""
+    mark = watch.mark()
+    running, idle = Left(uvloops), uvloops()
+
+    async def use() -> threading.Thread:
+        return await asyncio.get_running_loop().run_in_executor(None, threading.current_thread)
+
+    thread = running.ran(use())
+    done: list[int] = []
+    running.leave(for_ever(cleanup=done, generation=0, last=2))
+    found = watch.left(mark)
+    assert [(left.loop, left.thread) for left in found] == [(running.loop, running.thread), (idle, None)]
+    assert "test_loops.py" in found[0].made_at
+    assert watch.reap(found) == []
+    assert (done, running.thread.is_alive(), running.loop.is_closed(), idle.is_closed()) == ([0, 1, 2], False, True, True)
+    thread.join()
+    assert watch.left(mark) == []
+
+
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, None], ids=["asyncio", "uvloop"])
+def test_loops_that_are_older_than_the_watch_are_recalled(make: Any, request: pytest.FixtureRequest) -> None:
+    """They are nobody's leftovers; the tasks that are left on them are."""
+    session = Left(make or request.getfixturevalue("uvloops"))
+    done: list[int] = []
+    with LoopWatch() as watch:
+        watch.recall()
+        mark = watch.mark()
+        assert watch.left(mark) == []
+        session.leave(for_ever(cleanup=done, generation=0, last=0))
+        (left,) = [left for left in watch.left(mark) if left.loop is session.loop]
+        assert left.older
+        assert watch.reap([left]) == []
+        assert (done, session.loop.is_running()) == ([0], True)
+    session.loop.call_soon_threadsafe(session.loop.stop)
+    session.thread.join()
+    session.loop.close()
 
 
 def test_it_holds_no_loop(watch: LoopWatch) -> None:
