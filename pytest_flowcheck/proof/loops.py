@@ -31,6 +31,7 @@ from typing import Any, Final, Self, cast
 GENERATIONS: Final = 100
 """Cleanup that starts tasks whose cleanup starts tasks: so often, and no more."""
 
+
 @dataclass(frozen=True, eq=False)
 class LeftLoop:
     """A loop that was not closed, or an older one on which tasks were left."""
