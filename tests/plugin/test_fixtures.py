@@ -113,6 +113,14 @@ def test_careful(backend):
 async def test_theirs():
     assert await turn() == 1
 
+@pytest.mark.asyncio
+async def test_of_another_plugin():
+    assert await turn() == 1
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_on_its_loop_for_the_module():
+    assert await turn() == 1
+
 @pytest.fixture(scope="module")
 def shared():
     with asyncio.Runner() as runner:
@@ -145,7 +153,8 @@ def test_reaped_by_hand(flowcheck_loops):
     assert flowcheck_loops.reap() == []
     assert ended == ["served"]
 """
-    done = theirs(text, "-p", "no:randomly", ini="usefixtures = flowcheck_loops", quiet=False)
+    ini = "usefixtures = flowcheck_loops\nasyncio_default_fixture_loop_scope = function\n"
+    done = theirs(text, "-p", "no:randomly", ini=ini, quiet=False)
     assert done.status == 1, done.output
     failed = [line for line in done.output.splitlines() if line.startswith(("FAILED", "ERROR test"))]
     assert [line.split(" - ")[0] for line in failed] == ["ERROR test_theirs.py::test_a_task_on_it"], done.output
