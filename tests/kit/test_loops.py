@@ -238,14 +238,20 @@ def test_leaving_restores_what_was_wrapped() -> None:
 
 
 def test_a_test_that_leaves_nothing_costs_next_to_nothing(watch: LoopWatch) -> None:
-    """The best of many looks: at most a tenth of a millisecond, beside a session's loop with tasks of its own."""
+    """The best of many looks, beside a session's loop with tasks of its own: no more than to make and close a few loops
+    takes, measured in turn with it. To go through all objects, or all frames, would take a hundred times that.
+    """
     session = Left()
     for generation in range(5):
         session.leave(for_ever(cleanup=[], generation=generation, last=generation))
-    costs: list[float] = []
+    looks: list[float] = []
+    loops: list[float] = []
     for _ in range(200):
         began = perf_counter()
         assert watch.left(watch.mark()) == []
-        costs.append(perf_counter() - began)
-    assert min(costs) <= 1e-4
+        looked = perf_counter()
+        asyncio.new_event_loop().close()
+        looks.append(looked - began)
+        loops.append(perf_counter() - looked)
+    assert min(looks) <= 4 * min(loops)
     assert watch.reap([LeftLoop(session.loop, "here", session.thread, (), older=False)]) == []
