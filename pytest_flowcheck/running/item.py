@@ -6,6 +6,7 @@ applies by path, neither see them run nor can disturb them.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from pathlib import Path
@@ -141,19 +142,38 @@ def story(task: Task, finding: Finding) -> str:
 
 
 def collect(session: pytest.Session, plan: Plan, bench: Bench | None) -> list[pytest.Item]:
-    """The items of a plan, in its order."""
+    """The items of a plan, in its order.
+
+    A selftest has more than ten thousand, and each of its workers makes them all anew, those that take the place of others
+    as well: looking for garbage among what stays would take a third of that time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _collect(session, plan, bench)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _collect(session: pytest.Session, plan: Plan, bench: Bench | None) -> list[pytest.Item]:
     parents: dict[str, FacetCollector] = {}
     items: list[pytest.Item] = []
+    paths: dict[str, Path] = {}
+    # the outermost bound: so far above patience that the kit has long decided, and above any --timeout of the user
+    known = session.config.pluginmanager.hasplugin("timeout")
+    bound = pytest.mark.timeout(max(OUTERMOST, 20 * plan.patience)) if known else None
     for task in plan.tasks.values():
         facet = task.rule.facet
-        path = Path(inspect.getfile(task.rule.function))
+        if task.rule.id not in paths:
+            paths[task.rule.id] = Path(inspect.getfile(task.rule.function))
+        path = paths[task.rule.id]
         if facet not in parents:
             new = FacetCollector.from_parent  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
             parents[facet] = new(session, name=f"flowcheck/{facet}", nodeid=f"flowcheck/{facet}", path=path.parent)
         add = RuleItem.from_parent  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         item = add(parents[facet], name=task.name, nodeid=task.nodeid, path=path, task=task, bench=bench)
-        if session.config.pluginmanager.hasplugin("timeout"):
-            # the outermost bound: so far above patience that the kit has long decided, and above any --timeout of the user
-            item.add_marker(pytest.mark.timeout(max(OUTERMOST, 20 * plan.patience)))
+        if bound is not None:
+            item.add_marker(bound)
         items.append(item)
     return items
