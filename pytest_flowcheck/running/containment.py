@@ -105,11 +105,16 @@ class Containment:
         """Tests go one by one to whoever is free, and a worker that left on purpose is blamed for nothing."""
         from pytest_flowcheck.running.scheduling import Scheduler
 
-        return Scheduler(config, log, self._begun, self._left)
+        return Scheduler(config, log, self._begun, self._left, self._share)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """A worker has begun this item."""
         self._begun.add(nodeid)
+
+    def _share(self, nodeid: str) -> tuple[str, str] | None:
+        """A facet of a subject; None for what is no rule."""
+        task = self._plan.tasks.get(nodeid)
+        return None if task is None else (task.rule.facet, task.column.label)
 
     def _left(self, worker: str) -> bool:
         return journal.read(self._folder, worker).leaving

@@ -1,6 +1,6 @@
 # xdist ships no types: what comes from it is unknown in this file, and nowhere else.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-"""xdist's load scheduling, made right for workers that die, and for those that leave on purpose."""
+"""xdist's load scheduling, made right for workers that die, for those that leave on purpose, and for what rules share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xdist.scheduler import LoadScheduling  # type: ignore[import-untyped]  # xdist ships no types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     import pytest
 
@@ -19,21 +19,53 @@ STILLBORN: Final = 5
 
 
 class Scheduler(LoadScheduling):  # type: ignore[misc]
-    """`load`, but an item that never began is given to another worker instead of being called crashed.
+    """`load`, but an item that never began is given to another worker instead of being called crashed, and a worker goes on
+    with the subject that it has loaded.
 
     A worker begins an item when it sends `logstart`. xdist takes the first item that a dead worker had in hand for the
     one that killed it, although a worker in which stuck threads remain leaves *before* it begins the next.
+
+    For a facet of a subject a worker loads it, and starts processes that have imported it and fork for the rules (see
+    `probes.kept`). If all workers were at the same one, each of them would do so for every subject of the run.
     """
 
-    def __init__(self, config: pytest.Config, log: Any, begun: set[str], left: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        log: Any,
+        begun: set[str],
+        left: Callable[[str], bool],
+        share: Callable[[str], Hashable],
+    ) -> None:
+        """`share`: for a node id, what it has in common with those that one worker should run."""
         super().__init__(config, log)
-        self._begun, self._left = begun, left
+        self._begun, self._left, self._share = begun, left, share
+        self._shares: list[Hashable] = []
+        self._at: dict[Any, Hashable] = {}
         self._stillborn = 0
 
     def _send_tests(self, node: Any, num: int) -> None:
-        """As xdist has it, but a worker that has just ended is no error: `remove_node` gives back what it was sent."""
-        with suppress(OSError):
-            super()._send_tests(node, num)
+        """What the worker is at; else what no other is at; else, to help, the last of what there is.
+
+        A worker that has just ended is no error: `remove_node` gives back what it was sent.
+        """
+        for _ in range(min(num, len(self.pending))):
+            self.pending.insert(0, self.pending.pop(self._next(node)))
+            with suppress(OSError):
+                super()._send_tests(node, 1)
+
+    def _next(self, node: Any) -> int:
+        """The place of the worker's next item among those pending; there is one at least."""
+        if not self._shares:
+            self._shares = [self._share(nodeid) for nodeid in self.collection]
+        shares = self._shares
+        mine, others = self._at.get(node), {self._at.get(other) for other in self.node2pending if other is not node}
+        place = next((place for place, item in enumerate(self.pending) if shares[item] == mine), None)
+        if place is None:
+            free = (place for place, item in enumerate(self.pending) if shares[item] not in others)
+            place = next(free, len(self.pending) - 1)
+        self._at[node] = shares[self.pending[place]]
+        return place
 
     def remove_node(self, node: Any) -> str | None:
         """Give back what the worker had in hand; returns the item that it died in, if any."""

@@ -67,8 +67,8 @@ class Worker:
         pass
 
 
-def test_what_was_sent_to_a_worker_that_has_just_ended_goes_to_another(pytestconfig: pytest.Config) -> None:
-    """It may end, on purpose, between its last report and its next rule."""
+def scheduled(pytestconfig: pytest.Config, items: list[str], *workers: Worker) -> Scheduler:
+    """Items that are shared by their first letter, begun by these workers."""
 
     class Config:
         def getvalue(self, name: str) -> Any:
@@ -80,14 +80,50 @@ def test_what_was_sent_to_a_worker_that_has_just_ended_goes_to_another(pytestcon
         hook = pytestconfig.hook
         option = SimpleNamespace(maxschedchunk=1)
 
-    scheduler = Scheduler(Config(), None, set(), lambda worker: worker == "gone")  # type: ignore[arg-type]
-    stays, gone = Worker("stays"), Worker("gone", gone=True)
-    items = [f"item {number}" for number in range(8)]
-    for worker in (stays, gone):
+    config: Any = Config()
+    scheduler = Scheduler(config, None, set(), lambda worker: worker == "gone", lambda nodeid: nodeid[0])
+    for worker in workers:
         scheduler.add_node(worker)
         scheduler.add_node_collection(worker, items)
     scheduler.schedule()
+    return scheduler
+
+
+def test_what_was_sent_to_a_worker_that_has_just_ended_goes_to_another(pytestconfig: pytest.Config) -> None:
+    """It may end, on purpose, between its last report and its next rule."""
+    stays, gone = Worker("stays"), Worker("gone", gone=True)
+    scheduler = scheduled(pytestconfig, [f"item {number}" for number in range(8)], stays, gone)
     assert scheduler.remove_node(gone) is None
     while done := [i for i in stays.given if i in scheduler.node2pending[stays]]:
         scheduler.mark_test_complete(stays, done[0])
     assert sorted(stays.given) == list(range(8))
+
+
+def test_a_worker_goes_on_with_its_subject_and_helps_at_the_end(pytestconfig: pytest.Config) -> None:
+    """However fast the other one is: it takes the next subject, and only when none is left a part of the same."""
+    items = [f"{subject}{number}" for subject in "abc" for number in range(6)]
+    slow, fast = Worker("slow"), Worker("fast")
+    scheduler = scheduled(pytestconfig, items, slow, fast)
+    while scheduler.node2pending[fast]:
+        for worker in (slow, *[fast] * 9):
+            if scheduler.node2pending[worker]:
+                scheduler.mark_test_complete(worker, scheduler.node2pending[worker][0])
+    while scheduler.node2pending[slow]:
+        scheduler.mark_test_complete(slow, scheduler.node2pending[slow][0])
+    done = {worker: "".join(items[item][0] for item in worker.given) for worker in (slow, fast)}
+    assert sorted(slow.given + fast.given) == list(range(18))
+    assert done[slow] == "a" * len(done[slow])
+    assert done[fast] == "b" * 6 + "c" * 6 + "a" * (6 - len(done[slow]))
+    assert len(done[slow]) < 6
+
+
+def test_the_subject_of_a_worker_that_ended_is_free(pytestconfig: pytest.Config) -> None:
+    """The one that replaces it, or another, goes on with it before it helps anybody."""
+    items = [f"{subject}{number}" for subject in "ab" for number in range(9)]
+    stays, gone, new = Worker("stays"), Worker("gone"), Worker("new")
+    scheduler = scheduled(pytestconfig, items, stays, gone)
+    assert scheduler.remove_node(gone) is None
+    scheduler.add_node(new)
+    scheduler.add_node_collection(new, items)
+    scheduler.schedule()
+    assert {items[item][0] for item in new.given} == {items[item][0] for item in gone.given} == {"b"}
