@@ -57,7 +57,7 @@ class Scheduler(LoadScheduling):  # type: ignore[misc]
     def _next(self, node: Any) -> int:
         """The place of the worker's next item among those pending; there is one at least."""
         if not self._shares:
-            self._shares = [self._share(nodeid) for nodeid in self.collection]
+            self._shares = [self._share(nodeid) for nodeid in self.collection or ()]
         shares = self._shares
         mine, others = self._at.get(node), {self._at.get(other) for other in self.node2pending if other is not node}
         place = next((place for place, item in enumerate(self.pending) if shares[item] == mine), None)
