@@ -68,7 +68,8 @@ def large_graphs_raise_no_recursion_error(lab: Lab) -> None:
 
     Source: dynamiq, `_init_graph`; networkx's searches, which were rewritten without recursion.
     """
-    count, body = lab.repeated(10_000), Plain()  # not a thousand, in any case: that is the recursion limit
+    # in any case more than a thousand: that is the recursion limit
+    count, body = 10_000 if lab.thorough else 1_200, Plain()
     with lab.instance(max_workers=4) as it:
         for what, nodes in (
             ("a fan", fan(count, body)),
@@ -148,7 +149,7 @@ def the_cost_grows_linearly(lab: Lab) -> None:
 
     Source: dynamiq 0.69, whose 100 x 100 layers take 4000 times as long as a pool by hand.
     """
-    few, factor = 60, 10
+    few, factor = 60 if lab.thorough else 20, 10
     with _tracing(), lab.instance(max_workers=2) as it:
         begin(it, [node(lab, "warm", gated=False)], what="a first run").join()
         for what, make in (("chain", chain), ("fan", fan)):
