@@ -95,9 +95,9 @@ SOUND: tuple[tuple[type[Any], str], ...] = (
     (_hand.HandAsync, "asyncio"),
     (_hand.HandAsync, "trio"),
     (_hand.HandThreaded, "asyncio"),
-    (_sound.Sound, "asyncio"),
     (_sound.SoundAsync, "asyncio"),
 )
+"""`_sound.Sound` and `_sound.SoundBothWays` are judged by all rules in `test_flow_rules`."""
 
 
 @pytest.mark.parametrize("rule", RULES)
