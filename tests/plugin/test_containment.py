@@ -40,7 +40,7 @@ def test_two_deaths_cost_two_verdicts(run, subject: str, verdict: str, words: st
 @pytest.mark.parametrize("subject", ["ClosesStdout", "ThreadRaises", "LeavesThread", "LeavesDaemon"])
 def test_bad_manners_alone_are_no_verdict(run, subject: str) -> None:
     """What no rule forbids changes no verdict, under `-W error` either; but nothing of it outlives the run."""
-    done = run("--flowcheck", f"--flowcheck-subject=strikes:{subject}", "--flowcheck-facet=tiny", "-Werror")
+    done = run("--flowcheck", f"--flowcheck-subject=strikes:{subject}", "--flowcheck-facet=tiny", "-Werror", "-n1")
     label = next(iter(done.certificates))
     assert done.verdicts(label) == CALM | {"TNY-02": "PASS", "TNY-03": "PASS"}, done.output
     assert done.status == 0, done.output
