@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from .flow import Result as Result
     from .flow import RunExistsError as RunExistsError
     from .flow import result_of as result_of
+    from .isolation import Run as Run
+    from .isolation import RunCancelledError as RunCancelledError
+    from .isolation import Service as Service
+    from .isolation import ServiceClosedError as ServiceClosedError
+    from .isolation import ServiceFullError as ServiceFullError
+    from .isolation import Session as Session
+    from .isolation import cancelling as cancelling
     from .looppool import DispatchCancelledError as DispatchCancelledError
     from .looppool import Dispatched as Dispatched
     from .looppool import Lease as Lease
@@ -76,8 +83,14 @@ __all__ = [
     "Result",
     "Retrier",
     "RetryPolicy",
+    "Run",
+    "RunCancelledError",
     "RunExistsError",
     "RunNotFoundError",
+    "Service",
+    "ServiceClosedError",
+    "ServiceFullError",
+    "Session",
     "Snapshot",
     "SqliteStore",
     "Store",
@@ -85,6 +98,7 @@ __all__ = [
     "StoreClosedError",
     "StoreError",
     "TooManyAbandonedError",
+    "cancelling",
     "records_of",
     "result_of",
 ]
@@ -101,6 +115,10 @@ _HOME: Final = {
         ("DispatchCancelledError", "Dispatched", "Lease", "LoopPool", "PoolStoppedError", "Resources"), "looppool"
     ),
     **dict.fromkeys(("AsyncRetrier", "AttemptTimeout", "Retrier", "RetryPolicy", "TooManyAbandonedError"), "retry"),
+    **dict.fromkeys(
+        ("Run", "RunCancelledError", "Service", "ServiceClosedError", "ServiceFullError", "Session", "cancelling"),
+        "isolation",
+    ),
     **dict.fromkeys(
         (
             "CorruptStateError",

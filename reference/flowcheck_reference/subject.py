@@ -6,8 +6,9 @@ what the engine is for.
 """
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as Anyone
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -33,10 +34,12 @@ from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
 
 from . import __version__
+from ._looppool.waiting import trio_runs_here
 from .client import Clients
 from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record
 from .flow import Engine, Flow, Result, result_of
+from .isolation import Service, Session
 from .looppool import Lease, LoopPool
 from .retry import AsyncRetrier, Retrier, RetryPolicy
 from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore, Store
@@ -53,6 +56,7 @@ FANOUT = frozenset({"halt", "continue", "coerce", "lazy", "nested", "context"})
 FLOW = frozenset(
     {"attempts", "context", "continue", "executor", "lease", "mixed", "resize", "resources", "resume", "save", "sizing"}
 )
+ISOLATION = frozenset({"admission", "nested", "sessions", "standalone", "threads"})
 LOOPPOOL = frozenset({"context", "drain", "nested", "resources", "ttl"})
 STORE = frozenset({"durable", "live", "log", "processes"})
 
@@ -67,6 +71,7 @@ class Reference:
         "retry": RETRY,
         "fanout": FANOUT,
         "flow": FLOW,
+        "isolation": ISOLATION,
         "looppool": LOOPPOOL,
         "store": STORE | {"files"},
     }
@@ -116,6 +121,14 @@ class Reference:
         return None if folder is None else JsonStore(folder)
 
     @contextmanager
+    def isolation(
+        self, *, max_concurrent_runs: int | None, limit: float | None = None, admit: Body[[str], Any] | None = None
+    ) -> Generator[_Service]:
+        """A fresh service, or a session on its own."""
+        with _service(max_concurrent_runs, limit, admit) as service:
+            yield _Service(service)
+
+    @contextmanager
     def looppool(
         self,
         *,
@@ -160,6 +173,7 @@ class ReferenceAsync:
         "retry": RETRY,
         "fanout": FANOUT,
         "flow": FLOW,
+        "isolation": ISOLATION,
         "looppool": LOOPPOOL,
     }
     errors = Reference.errors
@@ -205,6 +219,14 @@ class ReferenceAsync:
     def _runs(self, folder: Path | None) -> Store | None:
         """Where an engine keeps its runs."""
         return None if folder is None else JsonStore(folder)
+
+    @asynccontextmanager
+    async def isolation(
+        self, *, max_concurrent_runs: int | None, limit: float | None = None, admit: Body[[str], Any] | None = None
+    ) -> AsyncGenerator[_AsyncService]:
+        """A fresh service, or a session on its own."""
+        async with _service(max_concurrent_runs, limit, None if admit is None else admit.aio) as service:
+            yield _AsyncService(service)
 
     @asynccontextmanager
     async def looppool(
@@ -282,6 +304,63 @@ class _AsyncLoopPool(_LoopPool):
 
 def _aio(body: Body[[str], Any] | None) -> Callable[[str], Any]:
     return _unmade if body is None else body.aio
+
+
+def _service(max_concurrent_runs: int | None, limit: float | None, admit: Callable[[str], Any] | None) -> Service:
+    """As it is asked for. Alone, a session has a service of its own, which is what is opened and closed then."""
+    if max_concurrent_runs is None:
+        return Session("alone").service
+    return Service(max_concurrent_runs, limit=10.0 if limit is None else limit, admit=admit)
+
+
+class _Service:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def run(self, body: Body[[], Any], *, session: str, then: Sequence[Body[[], Any]] = ()) -> object:
+        return self._service.run(self._whole(body, then), session=session)
+
+    def _whole(self, body: Body[[], Any], then: Sequence[Body[[], Any]]) -> Callable[[], object]:
+        def whole() -> object:
+            value = body()
+            self._service.map(lambda part: part(), then)
+            return value
+
+        return whole if then else body
+
+    def start(self, body: Body[[], Any], *, session: str) -> None:
+        self._service.start(body, session=session)
+
+    def short_op(self, *, session: str) -> object:
+        return self._service.short(self._states, session)
+
+    def _states(self, session: str) -> list[str]:
+        return [run.state for run in (*self._service.running, *self._service.waiting) if run.session == session]
+
+    def queued(self) -> int:
+        return self._service.queued
+
+    def cancel(self, *, session: str) -> None:
+        self._service.cancel(session)
+
+
+class _AsyncService(_Service):
+    """Its runs are coroutines, on loops of their own; on trio, plain functions: trio's loops never wait without a timer, and
+    so nothing could be proven of them."""
+
+    async def run(self, body: Body[[], Any], *, session: str, then: Sequence[Body[[], Any]] = ()) -> object:
+        async def whole() -> object:
+            value = await body.aio()
+            await asyncio.gather(*(self._service.arun(part.aio) for part in then))
+            return value
+
+        return await self._service.arun(self._whole(body, then) if trio_runs_here() else whole, session=session)
+
+    async def start(self, body: Body[[], Any], *, session: str) -> None:  # type: ignore[override]
+        await self._service.astart(body if trio_runs_here() else body.aio, session=session)
+
+    async def short_op(self, *, session: str) -> object:
+        return await self._service.ashort(self._states, session)
 
 
 class _Retry:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future
 from typing import assert_type
 
-from flowcheck_reference import Clients, Executor
+from flowcheck_reference import Clients, Executor, Run, Service
 from flowcheck_reference.subject import Reference
 from pytest_flowcheck import rule
 from pytest_flowcheck.errors import Grade
@@ -39,6 +39,20 @@ async def connect() -> Connection:
 async def a_cache_is_typed_by_its_factory() -> None:
     assert_type(await Clients(Connection).get(), Connection)
     assert_type(await Clients(connect).get(), Connection)
+
+
+async def anumber(text: str) -> int:
+    return int(text)
+
+
+async def a_run_is_typed_by_its_function() -> None:
+    async with Service(1) as service:
+        assert_type(service.run(number, "1"), int)
+        assert_type(await service.arun(anumber, "1", session="a"), int)
+        assert_type(service.start(anumber, "1"), Run[int])
+        assert_type(await service.ashort(number, "1"), int)
+        assert_type(service.map(number, ["1"]), list[int])
+        assert_type(service.session("a").run(anumber, "1"), int)
 
 
 def takes_executor(executor: StandardExecutor) -> None: ...

@@ -1,0 +1,1 @@
+"""Broken services, in modules that are named as the rules' own (`suites/isolation/`)."""
