@@ -14,11 +14,12 @@ from flowcheck_reference.broken.flow import _kept, resuming, saving
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.probes.lab import Lab
+from pytest_flowcheck.probes.nursery import folder
 from pytest_flowcheck.proof import Harness
 from pytest_flowcheck.rules import Rule, rules_of
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.suites import flow
-from pytest_flowcheck.suites.flow._saved import Story, elsewhere, folder
+from pytest_flowcheck.suites.flow._saved import Story, elsewhere
 
 IDS = ["FLO-19", "FLO-24", "FLO-25", "FLO-26", "FLO-27", "FLO-28"]
 RULES = {rule.id: rule for rule in rules_of(flow) if rule.id in IDS}

@@ -22,13 +22,13 @@ from flowcheck_reference.broken.store import _sound, beside, crashes, failing, f
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.probes import kept
+from pytest_flowcheck.probes.nursery import Answer, told
 from pytest_flowcheck.proof import Harness, descendants, strace
 from pytest_flowcheck.protocols import Adapter, Corrupt, Invalid, NotFound
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.suites import store
 from pytest_flowcheck.suites.store import _crash, _shared
-from pytest_flowcheck.suites.store._child import Answer, told
 
 RULES = {rule.id: rule for rule in rules_of(store)}
 KEPT = {Verdict.PASS, Verdict.NOT_CLAIMED}
@@ -304,7 +304,7 @@ class EndsItsProcess(_sound.Sound):
         def load(self, run_id: str) -> Any:
             with suppress(LookupError):
                 super().load(run_id)
-            if sys.argv[0].endswith("_child.py"):
+            if sys.argv[0].endswith("nursery.py"):
                 os._exit(7)
             return super().load(run_id)
 
@@ -331,7 +331,7 @@ def test_no_process_and_no_folder_is_left_behind() -> None:
 
 def test_errors_are_of_the_kinds_that_the_subject_says() -> None:
     """An answer from another process knows what its error is by the subject's table, without the object."""
-    from pytest_flowcheck.suites.store._child import failure
+    from pytest_flowcheck.probes.nursery import failure
 
     subject = loaded(PlainJSON)
     missing = failure(FileNotFoundError(2, "gone", "x.json"), subject)

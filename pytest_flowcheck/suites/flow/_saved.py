@@ -14,22 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import AdapterError, Inconclusive, Judgement
+from pytest_flowcheck.probes.nursery import Answer, Worker, failure, nursery
 from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.protocols import Ok, Outcome, Refused
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.suites.flow import _shared
 from pytest_flowcheck.suites.flow._shared import call_of, complaint, given, over, starts
 from pytest_flowcheck.suites.flow._worker import FlowServer
-from pytest_flowcheck.suites.store import _shared as processes
-from pytest_flowcheck.suites.store._child import Answer, failure
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.instance import Instance
     from pytest_flowcheck.probes.lab import Lab
-    from pytest_flowcheck.suites.store._shared import Nursery, Worker
-
-folder = processes.folder
+    from pytest_flowcheck.probes.nursery import Nursery
 
 RUN: Final = "report-17"
 INPUT: Final = "page 1"
@@ -284,14 +281,14 @@ def here(lab: Lab, path: Path) -> Generator[Here]:
 @contextmanager
 def elsewhere(lab: Lab) -> Generator[Others]:
     """Other processes, each with an engine of its own."""
-    with processes.nursery(lab, FlowServer) as nursery:
-        yield Others(lab, nursery)
+    with nursery(lab, FlowServer, Worker) as others:
+        yield Others(lab, others)
 
 
 class Others:
     """Where processes come from."""
 
-    def __init__(self, lab: Lab, nursery: Nursery) -> None:
+    def __init__(self, lab: Lab, nursery: Nursery[Worker]) -> None:
         self._lab, self._nursery = lab, nursery
 
     def engine(self, path: Path) -> There:

@@ -1,4 +1,4 @@
-"""What the flow's rules ask of other processes: runs that are saved, and resumed. See `suites.store._child`."""
+"""What the flow's rules ask of other processes: runs that are saved, and resumed. See `probes.nursery`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.nursery import Answer, Server
 from pytest_flowcheck.protocols import Failed, Foreign, Outcome
 from pytest_flowcheck.protocols.flow import Graph, Node, Run
-from pytest_flowcheck.suites.store._child import Answer, Server
 
 OUTPUT: Final = 1024
 """Characters that each node of a counted run gives."""
@@ -26,11 +26,11 @@ class FlowServer(Server):
 
     def run(self, handle: str, graph: Graph, input: Any, run_id: str) -> Answer:  # noqa: A002 - the protocol's
         """A new run."""
-        return self.ask(handle, "run", lambda flow: told(flow.run(graph, input, run_id=run_id)))
+        return self._ask(handle, "run", lambda flow: told(flow.run(graph, input, run_id=run_id)))
 
     def resume(self, handle: str, graph: Graph, run_id: str) -> Answer:
         """Go on with one."""
-        return self.ask(handle, "resume", lambda flow: told(flow.resume(graph, run_id)))
+        return self._ask(handle, "resume", lambda flow: told(flow.resume(graph, run_id)))
 
     def written(self, folder: str, size: int) -> tuple[Answer, int]:
         """Run a chain of so many nodes in this empty folder; and the bytes that this process gave to write calls meanwhile.

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.nursery import folder
 from pytest_flowcheck.protocols import Invalid, NotFound, Refused
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.flow._saved import Story, elsewhere, folder, gave, here, rest, shown
+from pytest_flowcheck.suites.flow._saved import Story, elsewhere, gave, here, rest, shown
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import folder
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.flow._saved import Story, elsewhere, folder, here, run_in, shown
+from pytest_flowcheck.suites.flow._saved import Story, elsewhere, here, run_in, shown
 from pytest_flowcheck.suites.flow._worker import OUTPUT
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
+    from pytest_flowcheck.probes.nursery import Answer
     from pytest_flowcheck.suites.flow._saved import Others
-    from pytest_flowcheck.suites.store._child import Answer
 
 FEW: Final = 25
 """Nodes."""

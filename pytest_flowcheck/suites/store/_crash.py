@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import Answer, folder
 from pytest_flowcheck.proof import crash, strace
-from pytest_flowcheck.suites.store._child import Answer, Ask
-from pytest_flowcheck.suites.store._shared import Scripts, folder
+from pytest_flowcheck.suites.store._child import Ask
+from pytest_flowcheck.suites.store._shared import Scripts
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab

@@ -1,44 +1,38 @@
-"""What several rules of this suite share: folders, handles here and in other processes, and values that are equal."""
+"""What several rules of this suite share: handles here and in other processes, and values that are equal."""
 
 from __future__ import annotations
 
 import gc
-import os
 import pickle
-import select
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement
+from pytest_flowcheck.probes import nursery as processes
 from pytest_flowcheck.probes.calls import ThreadCall
 from pytest_flowcheck.probes.kept import kept
-from pytest_flowcheck.proof import descendants, kill_tree
+from pytest_flowcheck.probes.nursery import Answer, expressible, failure, header, told
 from pytest_flowcheck.proof.forkserver import ForkServer
-from pytest_flowcheck.protocols import Inexpressible, NotFound, Unsupported
-from pytest_flowcheck.suites.store._child import ANSWER, Answer, Ask, Server, failure, header, told
+from pytest_flowcheck.protocols import NotFound
+from pytest_flowcheck.suites.store._child import ANSWER, Ask, StoreServer
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.instance import Instance
     from pytest_flowcheck.probes.lab import Lab
-    from pytest_flowcheck.subjects import Subject
 
 T = TypeVar("T")
 
 RUN: Final = "report-17"
 """An id that every store must take."""
 
-MODULE: Final = "pytest_flowcheck.suites.store._child"
+_MODULE: Final = "pytest_flowcheck.suites.store._child"
 
 
 def state(step: int, size: int = 3) -> dict[str, Any]:
@@ -50,16 +44,7 @@ def state(step: int, size: int = 3) -> dict[str, Any]:
     }
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def folder() -> Generator[Path]:
-    """An empty folder, on a memory file system where there is one: a rule saves thousands of times. Removed at the end."""
-    memory = "/dev/shm"  # noqa: S108 - a folder of our own is made there
-    where = memory if os.path.ismount(memory) and os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="flowcheck-store-", dir=where, ignore_cleanup_errors=True) as path:
-        yield Path(path)
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def files(path: Path) -> dict[Path, bytes]:
@@ -182,46 +167,8 @@ def at_rest(lab: Lab, path: Path, *asks: Ask) -> list[Answer]:
 # --- other processes --------------------------------------------------------------------------------------------------
 
 
-class Lost(Violated):
-    """A worker ended before it answered."""
-
-    def __init__(self, facts: str) -> None:
-        super().__init__(facts, expected="the process goes on", proof="it ended, and nobody had killed it")
-
-
-class Worker:
-    """Another process with handles of its own. One request at a time; a worker without handles is cheap."""
-
-    def __init__(self, lab: Lab, pid: int, line: socket.socket, output: IO[bytes]) -> None:
-        self.lab, self.pid, self._line, self._output = lab, pid, line, output
-        self._stream = line.makefile("rwb")
-        self._pidfd = os.pidfd_open(pid)
-
-    def request(self, method: str, *args: Any) -> Any:
-        """Make a request and wait for its answer, untimed.
-
-        Raises:
-            Lost: the process ended instead.
-        """
-        try:
-            self._stream.write(pickle.dumps((method, *args)))
-            self._stream.flush()
-            answer = pickle.load(self._stream)  # noqa: S301 - our own process wrote it
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._output.seek(0)
-            said = self._output.read().decode(errors="replace")[-600:]
-            raise Lost(f"process {self.pid} ended while it was asked to {method}: {said}") from None
-        self.lab.probes_ran += 1
-        _expressible(answer)
-        return answer
-
-    def begin(self, what: str, method: str, *args: Any) -> Call[Any]:
-        """The same, beside what the rule does meanwhile."""
-        return self.lab.call(f"{what} (process {self.pid})", lambda: self.request(method, *args))
-
-    def open(self, path: Path, name: str = "it") -> Answer:
-        """Open a handle of this name."""
-        return cast("Answer", self.request("open", name, str(path)))
+class Worker(processes.Worker):
+    """Another process with handles of its own."""
 
     def ask(self, *ask: Any, name: str = "it") -> Answer:
         """Call the handle of this name."""
@@ -239,126 +186,15 @@ class Worker:
         """The same in each of many folders, by one request."""
         return cast("list[list[Answer]]", self.request("visits", [str(path) for path in paths], asks))
 
-    def kill(self) -> None:
-        """SIGKILL, and wait for its end: its locks are gone then."""
-        with suppress(ProcessLookupError):  # it has ended by itself
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self.ended()
 
-    def ended(self) -> None:
-        """Wait for its end, untimed."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll()
-
-    def leave(self) -> None:
-        """Hang up; the process ends by itself."""
-        self._stream.close()
-        self._line.close()
-        os.close(self._pidfd)
-
-
-def _expressible(answer: Any) -> None:
-    for one in _answers(answer):
-        if one.is_a(Inexpressible):
-            raise NotTestable(f"the subject can't express it: {one.text}")
-        if one.is_a(Unsupported):
-            raise Violated(
-                f"the subject does not offer it: {one.text}",
-                expected="what the rule asks for is offered, or its capability is not claimed",
-                proof="the adapter says so",
-            )
-
-
-def _answers(answer: Any) -> Iterable[Answer]:
-    if isinstance(answer, Answer):
-        yield answer
-    elif isinstance(answer, list):
-        for part in listed(answer):
-            yield from _answers(part)
-
-
-class Nursery:
-    """Where workers come from: a process that has imported the subject and forks. Each rule has its own workers."""
-
-    def __init__(self, lab: Lab, home: _Home, stack: ExitStack) -> None:
-        self.lab, self._home, self._stack = lab, home, stack
-
-    def worker(self) -> Worker:
-        """A new process."""
-        here, pid = self._home.fork()
-        worker = Worker(self.lab, pid, here, self._home.output)
-        self._stack.callback(worker.leave)
-        return worker
-
-
-class _Home:
-    """The process that forks workers; see `_child.nursery`."""
-
-    def __init__(self, subject: Subject, server: type[Server]) -> None:
-        self._subject, self._server = subject, server
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self._control, there = map(stack.enter_context, socket.socketpair())
-            self.output = stack.enter_context(tempfile.TemporaryFile())
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE],
-                stdin=there.fileno(),
-                stdout=self.output,
-                stderr=self.output,
-                env=environment(),
-            )
-            self.pid = self._process.pid
-            stack.callback(self._process.wait)
-            stack.callback(kill_tree, [self.pid])
-            there.close()
-            self._control.sendall(header(self._subject, self._server))
-            if self._control.recv(1) != b"r":
-                raise Lost(f"the subject could not be loaded: {self._said()}")
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.end_workers()
-        self._stack.close()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def fork(self) -> tuple[socket.socket, int]:
-        """A socket that leads to a new worker, and its pid."""
-        here, there = socket.socketpair()
-        try:
-            with there:
-                socket.send_fds(self._control, [b"f"], [there.fileno()])
-            pid = int.from_bytes(self._control.recv(8), "little")
-        except OSError:
-            pid = 0
-        if not pid:
-            here.close()
-            raise Lost(f"no worker could be forked: {self._said()}")
-        return here, pid
-
-    def end_workers(self) -> None:
-        """Kill them, and all that they started."""
-        kill_tree(descendants(self.pid))
-
-    def _said(self) -> str:
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")[-600:]
+Nursery: TypeAlias = processes.Nursery[Worker]
 
 
 @contextmanager
-def nursery(lab: Lab, server: type[Server] = Server) -> Generator[Nursery]:
-    """Other processes. Leaving kills them all. `server`: what they can be asked for."""
-    if not hasattr(os, "fork") or not hasattr(os, "pidfd_open"):
-        raise NotTestable("other processes that can be killed at will need Linux")
-    home = kept(f"nursery of {server.__name__}", lambda: _Home(lab.subject, server))
-    with ExitStack() as stack:
-        stack.callback(home.end_workers)
-        yield Nursery(lab, home, stack)
+def nursery(lab: Lab) -> Generator[Nursery]:
+    """Other processes. Leaving kills them all."""
+    with processes.nursery(lab, StoreServer, Worker) as others:
+        yield others
 
 
 @contextmanager
@@ -368,19 +204,14 @@ def elsewhere(lab: Lab) -> Generator[Worker]:
         yield others.worker()
 
 
-def environment() -> dict[str, str]:
-    """For a Python that imports what this one can."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 class Scripts:
     """Where programs are traced that make requests of a `Server`, one after the other."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        subject = b64encode(header(lab.subject)).decode()
+        subject = b64encode(header(lab.subject, StoreServer)).decode()
         self.server = kept(
-            "traced", lambda: ForkServer([sys.executable, "-m", MODULE, "--traced", subject], env=environment())
+            "traced", lambda: ForkServer([sys.executable, "-m", _MODULE, subject], env=processes.environment())
         )
 
     def argv(self, requests: Iterable[Ask]) -> list[str]:
@@ -394,7 +225,7 @@ class Scripts:
             return None
         given = pickle.loads(b64decode("".join(chunks[:-1])))  # noqa: S301 - our own process wrote it
         self.lab.probes_ran += len(given)
-        _expressible(given)
+        expressible(given)
         return cast("list[Any]", given)
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pytest_flowcheck.errors import NotTestable
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.nursery import Answer, folder, told
 from pytest_flowcheck.proof import faults, strace
 from pytest_flowcheck.proof.sweep import code_of
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, told
 from pytest_flowcheck.suites.store._crash import recorded, requests, visited
 from pytest_flowcheck.suites.store._shared import (
     RUN,
@@ -22,7 +22,6 @@ from pytest_flowcheck.suites.store._shared import (
     among,
     eager_threads,
     elsewhere,
-    folder,
     granted,
     handle,
     handles,
@@ -392,7 +391,7 @@ def _save_between_steps(lab: Lab, others: Nursery) -> None:
         holder.must("save", RUN, before)
         for step in range(1, lab.repeated(12) + 1):
             mine, theirs = state(2 * step, 40), state(2 * step + 1)
-            name = holder.request("hold", "it", str(path), step, [("save", RUN, mine)])
+            name = holder.request("hold", str(path), step, "each", "it", [("save", RUN, mine)])
             saving = rival.begin("save", "call", "it", "save", RUN, theirs)
             if name is not None:
                 lab.rest(lambda saving=saving: saving.done)  # type: ignore[misc]

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import Answer, Lost, folder, told
 from pytest_flowcheck.proof import strace
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, Ask, told
+from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._crash import judge, recorded
 from pytest_flowcheck.suites.store._shared import (
     RUN,
-    Lost,
     among,
     elsewhere,
     files,
-    folder,
     granted,
     is_nothing,
     nursery,

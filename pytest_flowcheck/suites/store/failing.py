@@ -8,24 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import Answer, folder, told
 from pytest_flowcheck.proof import faults, strace
 from pytest_flowcheck.proof.crash import END
 from pytest_flowcheck.proof.strace import mark_of
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, Ask, told
+from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._crash import recorded, requests
-from pytest_flowcheck.suites.store._shared import (
-    RUN,
-    Scripts,
-    among,
-    files,
-    folder,
-    granted,
-    nursery,
-    state,
-    visit,
-)
+from pytest_flowcheck.suites.store._shared import RUN, Scripts, among, files, granted, nursery, state, visit
 from pytest_flowcheck.suites.store.crashes import BEFORE, LOADS, NEW, OLD, OTHER, SAVE
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import folder, told
 from pytest_flowcheck.protocols import Corrupt
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import told
-from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, files, folder, granted, state, visit
+from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, files, granted, state, visit
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.nursery import Answer, folder
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer
-from pytest_flowcheck.suites.store._shared import RUN, among, folder, granted, nursery, state, visit
+from pytest_flowcheck.suites.store._shared import RUN, among, granted, nursery, state, visit
 
 if TYPE_CHECKING:
     from pathlib import Path

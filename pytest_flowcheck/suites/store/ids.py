@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.nursery import folder, told
 from pytest_flowcheck.protocols import Invalid
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import told
-from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, folder, handle, mapped, same, state
+from pytest_flowcheck.suites.store._shared import RUN, among, at_rest, handle, mapped, same, state
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.nursery import Answer, folder, told
 from pytest_flowcheck.proof import strace
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, Ask, told
+from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._crash import judge, recorded
 from pytest_flowcheck.suites.store._shared import (
     RUN,
@@ -21,7 +22,6 @@ from pytest_flowcheck.suites.store._shared import (
     eager_threads,
     elsewhere,
     files,
-    folder,
     granted,
     handle,
     handles,

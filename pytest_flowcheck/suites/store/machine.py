@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.nursery import Answer, folder
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, Ask
+from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._script import program
-from pytest_flowcheck.suites.store._shared import RUN, among, folder, granted, is_nothing, nursery, same, state
+from pytest_flowcheck.suites.store._shared import RUN, among, granted, is_nothing, nursery, same, state
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab

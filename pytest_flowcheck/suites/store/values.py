@@ -6,15 +6,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.nursery import Answer, folder, told
 from pytest_flowcheck.protocols import Corrupt, Invalid, NotFound
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.store._child import Answer, told
 from pytest_flowcheck.suites.store._script import program
 from pytest_flowcheck.suites.store._shared import (
     RUN,
     among,
     elsewhere,
-    folder,
     handle,
     is_nothing,
     listed,
