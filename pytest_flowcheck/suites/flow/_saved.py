@@ -237,7 +237,7 @@ class There:
     """An engine in another process."""
 
     def __init__(self, lab: Lab, worker: Worker, path: Path) -> None:
-        self._lab, self.worker = lab, worker
+        self._lab, self.worker, self._path = lab, worker, path
         opened = worker.open(path)
         if not opened.returned:
             raise Inconclusive(f"opening the engine in another process {opened}", because_of="FLO-01")
@@ -252,6 +252,15 @@ class There:
         """Go on with it."""
         what = f"resume({story.run_id!r})"
         return Attempt(self._lab, self.worker.begin(what, "resume", "it", story.graph, story.run_id))
+
+    def hold(self, story: Story, step: int) -> Call[str | None]:
+        """Begin to go on with it, and be held before that step with a file (see `probes.holding`); which that is, or None."""
+        what = f"resume({story.run_id!r}) up to step {step}"
+        return self.worker.begin(what, "hold", str(self._path), step, "resume", "it", story.graph, story.run_id)
+
+    def go(self, story: Story) -> Attempt:
+        """What was held goes on."""
+        return Attempt(self._lab, self.worker.begin(f"resume({story.run_id!r})", "go"))
 
     def kill(self) -> None:
         """SIGKILL for the process and all that it has started, as when a container is ended; waits for the end."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 OTHER: Final = "page 2"
 """The input of a run whose id is in use."""
 
+STEPS: Final = 12
+"""At most so many steps of a resume are tried."""
+
 
 @rule("FLO-19", "resume")
 def finished_nodes_are_not_run_again(lab: Lab) -> None:
@@ -148,7 +151,7 @@ def one_of_two_resumes_is_refused(lab: Lab) -> None:
 
     Usual cause: No lock at all; a lock of threads, which another process knows nothing of; a look whether somebody is at it, and only then the mark that one is.
 
-    Proof: A run has failed. It is resumed, and while its node `parse` is at its gate it is resumed again: from the same engine, from another one of the same process, and from another process. The second must come back refused while the first waits. Then two processes resume it at the same moment, some times over: `parse` must never be in flight twice.
+    Proof: A run has failed. It is resumed, and while its node `parse` is at its gate it is resumed again: from the same engine, from another one of the same process, and from another process. The second must come back refused while the first waits. Then a process is held before each file that its resume opens, renames, removes or locks, until its first node runs, while another process resumes the run; where that one gets in, the first goes on while it is at `parse`, and in another run once it is through: no node may run twice. (Not so where a lease is declared to end with time: who is held may lose it.) Then two processes resume it at the same moment, some times over: `parse` must never be in flight twice.
 
     Source: DBOS, "workflow recovery"; Kleppmann, "How to do distributed locking".
     """
@@ -157,7 +160,9 @@ def one_of_two_resumes_is_refused(lab: Lab) -> None:
         _in_turn(lab, "same", one, one, one)
         _in_turn(lab, "threads", one, one, other)
         _in_turn(lab, "processes", one, one, pair[0])
-        for number in range(lab.repeated(10)):
+        if lab.declared("lease") != "timed":
+            _between_steps(lab, one, *pair)
+        for number in range(lab.repeated(5)):
             _at_once(lab, f"both{number}", one, pair)
 
 
@@ -206,6 +211,58 @@ def _one_of_two(story: Story, late: Attempt, what: str) -> None:
         f"{what}: it {shown(answer)}",
         "it is refused: Refused (in itself or by the table `errors`)",
     )
+
+
+def _between_steps(lab: Lab, maker: Here, holder: There, rival: There) -> None:
+    """One process is held before each step of its resume with a file, until its first node runs, while another one resumes."""
+    step = 1
+    while step <= STEPS and (let_in := _held_at(lab, maker, holder, rival, step)) is not None:
+        if let_in:
+            _held_at(lab, maker, holder, rival, step, through=True)
+        step += 1
+    lab.note(f"a process was held at {step - 1} steps of its resume while another one resumed the run")
+
+
+def _held_at(lab: Lab, maker: Here, holder: There, rival: There, step: int, *, through: bool = False) -> bool | None:
+    """Whether the rival got in while the holder was held at this step; None if the holder's first node runs before that.
+
+    `through`: the rival, if it gets in, ends the run before the holder goes on.
+    """
+    lab.fresh()
+    story = _paused(lab, f"step{step}{'through' if through else ''}", maker)
+    parse = story.call("parse", 2)
+    held = holder.hold(story, step)
+    lab.until(
+        lambda: held.done or parse in lab.live(),
+        f"a process that resumes the run comes to step {step}, or to parse",
+        needs="FLO-24",
+    )
+    if not held.done or parse in lab.live() or (name := held.result()) is None:
+        lab.open(parse)
+        held.join()
+        holder.go(story).answer()
+        return None
+    if through:
+        lab.open(parse)
+    late = rival.resume(story)
+    lab.rest(lambda: late.done or (not through and parse in lab.live()))
+    let_in = story.times("parse") == 2
+    again = story.times("fetch") > 1  # that is FLO-19's
+    began = holder.go(story)
+    what = f"{began.what} was held before {name} (step {step}), while {late.what} was called"
+    if late.done:
+        what = f"{what}, which {shown(late.answer())}"
+    lab.rest(lambda: began.done or story.times("parse") > 1 + let_in)
+    lab.check(
+        again or story.times("parse") <= 2,
+        f"{what}{'' if late.done else ', and was at parse'}; then it went on, and ran as well: "
+        f"parse, which had failed once, started {story.times('parse') - 1} times more",
+        "one of the two is refused: no node runs twice",
+    )
+    lab.open(parse)
+    for attempt in (began, late):
+        attempt.answer()
+    return let_in
 
 
 def _at_once(lab: Lab, name: str, maker: Here, pair: tuple[There, There]) -> None:

@@ -17,6 +17,9 @@ from flowcheck_reference.broken.flow._kept import (
 )
 from pytest_flowcheck.protocols import Refused, breaks
 
+NOBODY = 2**22 + 1
+"""A pid that Linux never gives."""
+
 
 @breaks("FLO-19")
 class BeginsFromTheTop(SoundKept):
@@ -91,6 +94,34 @@ class LockOfThreads(SoundKept):
             def close(self) -> None:
                 if self.mine:
                     self.held.discard(self.path)
+                super().close()
+
+
+@breaks("FLO-25")
+class LooksThenMarks(SoundKept):
+    """A look whether somebody is at it, and only then the mark that one is: two may look before either has marked."""
+
+    class Flow(KeepsRuns):
+        class File(Journal):
+            def lock(self) -> None:
+                self.mark = self.path.with_suffix(".pid")
+                self.mine = False
+                if self.taken():
+                    raise Refused(f"run {self.path.stem} is under way: see {self.mark}")
+                self.mark.write_text(str(os.getpid()))
+                self.mine = True
+
+            def taken(self) -> bool:
+                """A process that was killed takes no mark away, but its pid is nobody's then."""
+                try:
+                    os.kill(int(self.mark.read_text() or NOBODY), 0)
+                except (FileNotFoundError, ProcessLookupError):
+                    return False
+                return True
+
+            def close(self) -> None:
+                if self.mine:
+                    self.mark.unlink(missing_ok=True)
                 super().close()
 
 
