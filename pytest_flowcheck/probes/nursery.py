@@ -318,6 +318,8 @@ class Server:
     """Whose instances they are."""
     options: ClassVar[Mapping[str, Any]] = {}
     """What its opener takes beside the folder."""
+    statements: ClassVar[bool] = False
+    """Whether `hold` does so before statements of `sqlite3`, too."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -360,7 +362,7 @@ class Server:
         Returns:
             The step's name; None if there are fewer, and all is done.
         """
-        held, answers = Step(folder, step), list[Any]()
+        held, answers = Step(folder, step, statements=self.statements), list[Any]()
         thread = threading.Thread(target=lambda: answers.append(getattr(self, method)(*args)), daemon=True)
         self._held = held, thread, answers
         held.begin()

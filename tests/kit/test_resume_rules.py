@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
-from resumable import JoinsIn, LeaseForSomeTime, OnSqlite, OnSqliteAsync, SavesElsewhere
+from resumable import (
+    JoinsIn,
+    LeaseForSomeTime,
+    OnSqlite,
+    OnSqliteAsync,
+    ReadsThenLocks,
+    RowLease,
+    RowLeaseInTwoSteps,
+    SavesElsewhere,
+)
 
 from flowcheck_reference.broken.flow import _kept, resuming, saving
 from pytest_flowcheck import subjects
@@ -47,11 +56,12 @@ def judged(rule: Rule, adapter: type[Any], backend: str = "asyncio") -> Finding:
     [
         (OnSqlite, "asyncio", IDS),
         (OnSqliteAsync, "asyncio", ["FLO-24"]),
+        (RowLease, "asyncio", ["FLO-25"]),
         (_kept.SoundKept, "asyncio", IDS),
         (_kept.SoundKeptAsync, "asyncio", ["FLO-19", "FLO-25", "FLO-26"]),
         (_kept.SoundKeptAsync, "trio", ["FLO-24", "FLO-28"]),
     ],
-    ids=["sqlite", "sqlite-async", "journal", "journal-asyncio", "journal-trio"],
+    ids=["sqlite", "sqlite-async", "row-lease", "journal", "journal-asyncio", "journal-trio"],
 )
 def test_sound_engines_of_other_builds_are_not_accused(adapter: type[Any], backend: str, rules: list[str]) -> None:
     """On a database, and where each node looks into a journal for itself."""
@@ -60,7 +70,7 @@ def test_sound_engines_of_other_builds_are_not_accused(adapter: type[Any], backe
         assert finding.verdict is Verdict.PASS, f"{rule}: {finding.message}"
 
 
-@pytest.mark.parametrize("rule", ["FLO-19", "FLO-24", "FLO-28"])
+@pytest.mark.parametrize("rule", ["FLO-19", "FLO-24", "FLO-25", "FLO-28"])
 def test_a_lease_that_ends_with_time_may_be_declared(rule: str) -> None:
     """No rule waits for it; what it did not see is said."""
     finding = judged(RULES[rule], LeaseForSomeTime)
@@ -92,6 +102,9 @@ def test_where_nothing_was_seen_nothing_is_said(rule: str, verdict: Verdict) -> 
         ("FLO-24", resuming.LockFileStays, "its process had been killed; resume('report-17')"),
         ("FLO-24", resuming.FailureIsFinal, "its node parse had failed; resume('report-17') returned failed"),
         ("FLO-25", resuming.LockOfThreads, "was called by another process, and ran as well: parse"),
+        ("FLO-25", resuming.LooksThenMarks, "was held before open (step 3), while resume('step3')"),
+        ("FLO-25", RowLeaseInTwoSteps, "was held before a statement (step 3), while resume('step3')"),
+        ("FLO-25", ReadsThenLocks, "was held before fcntl.flock (step 2), while resume('step2through')"),
         (
             "FLO-26",
             saving.SwallowsTheError,

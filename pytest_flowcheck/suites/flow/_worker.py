@@ -23,6 +23,7 @@ class FlowServer(Server):
 
     facet: ClassVar[str] = "flow"
     options: ClassVar[Mapping[str, Any]] = {"max_workers": 2}
+    statements: ClassVar[bool] = True
 
     def run(self, handle: str, graph: Graph, input: Any, run_id: str) -> Answer:  # noqa: A002 - the protocol's
         """A new run."""
