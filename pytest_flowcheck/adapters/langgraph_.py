@@ -107,6 +107,10 @@ class _Invoke(_Limited):
         pass  # what a run takes ends with it
 
 
+class InUse(Exception):  # noqa: N818 - what the adapter adds: langgraph itself would take the input for a reply
+    """A new run under an id that has one."""
+
+
 class _Checkpointed(_Invoke):
     """A run's id is its thread's. Each step is saved before the next one begins (`durability="sync"`)."""
 
@@ -145,10 +149,6 @@ class _Checkpointed(_Invoke):
             return _run(compiled.invoke(state, config, durability="sync"))
         except Exception as error:  # noqa: BLE001 - a node's, raised to the caller
             return Run("failed", error=error)
-
-
-class InUse(Exception):  # noqa: N818 - what the adapter adds: langgraph itself would take the input for a reply
-    """A new run under an id that has one."""
 
 
 class _AInvoke(_Limited):

@@ -250,21 +250,29 @@ def _held_at(lab: Lab, maker: Here, holder: There, rival: There, step: int, *, t
     late = rival.resume(story)
     lab.rest(lambda: late.done or (not through and parse in lab.live()))
     let_in = story.times("parse") == 2
-    again = story.times("fetch") > 1  # that is FLO-19's
+    if story.times("fetch") > 1:
+        raise Inconclusive(f"{late.what} runs what had ended", because_of="FLO-19")
     began = holder.go(story)
     what = f"{began.what} was held before {name} (step {step}), while {late.what} was called"
     if late.done:
         what = f"{what}, which {shown(late.answer())}"
+    elif let_in:
+        what = f"{what}, and was at parse"
+
+    def check() -> None:
+        lab.check(
+            story.times("parse") <= 2,
+            f"{what}; then it went on, and ran as well: parse, which had failed once, started "
+            f"{story.times('parse') - 1} times more",
+            "one of the two is refused: no node runs twice",
+        )
+
     lab.rest(lambda: began.done or story.times("parse") > 1 + let_in)
-    lab.check(
-        again or story.times("parse") <= 2,
-        f"{what}{'' if late.done else ', and was at parse'}; then it went on, and ran as well: "
-        f"parse, which had failed once, started {story.times('parse') - 1} times more",
-        "one of the two is refused: no node runs twice",
-    )
-    lab.open(parse)
+    check()
+    lab.open(parse, story.call("parse", 3))
     for attempt in (began, late):
         attempt.answer()
+    check()
     return let_in
 
 
