@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from itertools import count
 from types import FrameType
 from typing import Any, Final
@@ -40,9 +41,11 @@ class Step:
         """What the thread is held before; empty as long as none is."""
         self.reached, self.go = threading.Event(), threading.Event()
         self._count = count(1)
+        self._own = 0
 
     def begin(self) -> None:
-        """From now on, in all threads of this process."""
+        """From now on, in all threads of this process but the one at hand, which is to let the other go."""
+        self._own = threading.get_ident()
         Step._current = self
         if not Step._hooked:
             Step._hooked = True
@@ -82,13 +85,14 @@ class Step:
         if (sqlite3 := sys.modules.get("sqlite3")) is None:
             return
         what = function.__self__
-        connection = what.connection if isinstance(what, sqlite3.Cursor) else what
-        if isinstance(connection, sqlite3.Connection) and not connection.in_transaction:
-            step.come_to("a statement")
+        with suppress(sqlite3.Error):  # it is closed: the call itself will say so
+            connection = what.connection if isinstance(what, sqlite3.Cursor) else what
+            if isinstance(connection, sqlite3.Connection) and not connection.in_transaction:
+                step.come_to("a statement")
 
     def come_to(self, name: str) -> None:
         """The thread at hand comes to a step of this name."""
-        if next(self._count) == self.number:
+        if threading.get_ident() != self._own and next(self._count) == self.number:
             self.name = name
             self.reached.set()
             self.go.wait()
