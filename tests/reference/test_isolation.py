@@ -18,6 +18,7 @@ import pytest
 from gating import Gate, background
 
 import flowcheck_reference
+from flowcheck_reference import Engine, Flow
 from flowcheck_reference.isolation import (
     Run,
     RunCancelledError,
@@ -59,6 +60,32 @@ def ended(run: Run[Any]) -> None:
             return
         os.sched_yield() if hasattr(os, "sched_yield") else None
     raise AssertionError(f"{run!r} never ended")
+
+
+# --- beside the rest of the engine ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", ["blocking", "async"])
+def test_flows_are_runs_of_a_service(gate: Gate, colour: str) -> None:
+    """A bound for flows, with an engine's one set of workers below it; what is asked meanwhile is answered."""
+    flow = Flow()
+    flow.add(gate, id="first", needs=["input"])
+    flow.add(aadd, id="sum", needs=["first", "input"])
+    with Engine(2) as engine, Service(1) as service:
+        run = engine.run if colour == "blocking" else engine.arun
+        stuck, queued = (service.start(run, flow, n, session=str(n)) for n in (1, 2))
+        gate.arrived()
+        assert (service.queued, [held.session for held in service.running]) == (1, ["1"])
+        assert service.short(add, 1, 2) == 3
+        assert engine.run(one_node())["node"] == 7  # nobody's run: the engine's own callers go on
+        gate.opened.set()
+        assert (stuck.result()["sum"], queued.result()["sum"]) == (2, 4)
+
+
+def one_node() -> Flow:
+    flow = Flow()
+    flow.add(lambda: 7, id="node")
+    return flow
 
 
 # --- run, and start ---------------------------------------------------------------------------------------------------
