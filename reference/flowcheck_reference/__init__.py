@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     from .store import StoreBusyError as StoreBusyError
     from .store import StoreClosedError as StoreClosedError
     from .store import StoreError as StoreError
+    from .tracing import HttpPost as HttpPost
+    from .tracing import JsonLines as JsonLines
+    from .tracing import Spans as Spans
+    from .tracing import Tracer as Tracer
+    from .tracing import TracerClosedError as TracerClosedError
 
     __version__: str
 
@@ -69,7 +74,9 @@ __all__ = [
     "Flow",
     "FlowError",
     "Halt",
+    "HttpPost",
     "InvalidRunIdError",
+    "JsonLines",
     "JsonStore",
     "Lease",
     "LeaseHeldError",
@@ -92,12 +99,15 @@ __all__ = [
     "ServiceFullError",
     "Session",
     "Snapshot",
+    "Spans",
     "SqliteStore",
     "Store",
     "StoreBusyError",
     "StoreClosedError",
     "StoreError",
     "TooManyAbandonedError",
+    "Tracer",
+    "TracerClosedError",
     "cancelling",
     "records_of",
     "result_of",
@@ -136,6 +146,7 @@ _HOME: Final = {
         ),
         "store",
     ),
+    **dict.fromkeys(("HttpPost", "JsonLines", "Spans", "Tracer", "TracerClosedError"), "tracing"),
 }
 
 

@@ -32,6 +32,7 @@ from pytest_flowcheck.protocols import Halt as Halts
 from pytest_flowcheck.protocols.client import Made
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
+from pytest_flowcheck.protocols.tracing import Sink
 
 from . import __version__
 from ._looppool.waiting import trio_runs_here
@@ -43,6 +44,7 @@ from .isolation import Service, Session
 from .looppool import Lease, LoopPool
 from .retry import AsyncRetrier, Retrier, RetryPolicy
 from .store import CorruptStateError, JsonStore, RunNotFoundError, Snapshot, SqliteStore, Store
+from .tracing import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -59,6 +61,7 @@ FLOW = frozenset(
 ISOLATION = frozenset({"admission", "nested", "sessions", "standalone", "threads"})
 LOOPPOOL = frozenset({"context", "drain", "nested", "resources", "ttl"})
 STORE = frozenset({"durable", "live", "log", "processes"})
+TRACING: Mapping[str, Mapping[str, str]] = {"tracing": {"after_close": "ignore"}}
 
 
 class Reference:
@@ -74,7 +77,9 @@ class Reference:
         "isolation": ISOLATION,
         "looppool": LOOPPOOL,
         "store": STORE | {"files"},
+        "tracing": frozenset({"atexit", "fork"}),
     }
+    declares = TRACING
     errors: Mapping[type[BaseException], tuple[type[BaseException], ...]] = {
         Invalid: (ValueError, TypeError),
         Closed: (RuntimeError,),
@@ -147,6 +152,14 @@ class Reference:
         with JsonStore(folder) as store:
             yield _Store(store)
 
+    @contextmanager
+    def tracing(
+        self, *, sink: Sink, capacity: int | None = None, limit: float | None = None
+    ) -> Generator[_Tracer]:
+        """A fresh tracer."""
+        with Tracer(sink, capacity=capacity or 16_384, limit=limit) as tracer:
+            yield _Tracer(tracer)
+
 
 class ReferenceSqlite:
     """The other store."""
@@ -175,7 +188,9 @@ class ReferenceAsync:
         "flow": FLOW,
         "isolation": ISOLATION,
         "looppool": LOOPPOOL,
+        "tracing": frozenset(),
     }
+    declares = TRACING
     errors = Reference.errors
     variables = Reference.variables
     sibling: type = Reference
@@ -240,6 +255,39 @@ class ReferenceAsync:
         """A fresh pool."""
         async with LoopPool(ttl, limit=10.0 if limit is None else limit) as pool:
             yield _AsyncLoopPool(pool, make, finalize)
+
+    @asynccontextmanager
+    async def tracing(
+        self, *, sink: Sink, capacity: int | None = None, limit: float | None = None
+    ) -> AsyncGenerator[_AsyncTracer]:
+        """A fresh tracer."""
+        async with Tracer(sink, capacity=capacity or 16_384, limit=limit) as tracer:
+            yield _AsyncTracer(tracer)
+
+
+class _Tracer:
+    """With no limit of its own unless the kit asks for one: what is not delivered in time is a question of its own."""
+
+    def __init__(self, tracer: Tracer[Any]) -> None:
+        self._tracer = tracer
+        self.emit = tracer.emit
+
+    def flush(self) -> int:
+        return self._tracer.flush()
+
+    def close(self) -> int:
+        return self._tracer.close()
+
+    def dropped(self) -> int:
+        return self._tracer.dropped
+
+
+class _AsyncTracer(_Tracer):
+    async def flush(self) -> int:  # type: ignore[override]
+        return await self._tracer.aflush()
+
+    async def close(self) -> int:  # type: ignore[override]
+        return await self._tracer.aclose()
 
 
 class _Store:

@@ -1,0 +1,1 @@
+"""Tracers that are wrong on purpose."""
