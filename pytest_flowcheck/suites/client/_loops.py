@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_flowcheck.errors import Judgement, NotTestable
 from pytest_flowcheck.probes.calls import ThreadCall
-from pytest_flowcheck.probes.instance import AsyncioLoop, Looping, Rest, TrioLoop
-from pytest_flowcheck.proof import pollers
+from pytest_flowcheck.probes.instance import AsyncioLoop, Looping, TrioLoop
+from pytest_flowcheck.probes.loops import new_loop
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
@@ -25,38 +25,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Main = Callable[[], Awaitable[T]]
-
 
 def kinds(lab: Lab) -> list[str]:
     """The loops to try: of the subject's backend, and of uvloop where that is installed and asyncio is meant."""
     backend = lab.subject.backend
     return [backend, "uvloop"] if backend == "asyncio" and lab.thorough and find_spec("uvloop") else [backend]
-
-
-def run(kind: str, main: Main[T]) -> T:
-    """`asyncio.run`, the same on uvloop, or `trio.run`."""
-    if kind == "trio":
-        import trio
-
-        with pollers.known_loop() as rest:
-            instrument: Any = Rest(rest)
-            return trio.run(main, instruments=[instrument])
-    with asyncio.Runner(loop_factory=new_loop(kind)) as runner:
-        return runner.run(_coroutine(main))
-
-
-async def _coroutine(main: Main[T]) -> T:
-    return await main()
-
-
-def new_loop(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes a loop: asyncio's own, or uvloop's."""
-    if kind == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop
-    return asyncio.new_event_loop
 
 
 class Thread:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.loops import run
 from pytest_flowcheck.proof.sweep import Outcome, code_of
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import realities
-from pytest_flowcheck.suites.client._loops import run
 from pytest_flowcheck.suites.client._play import for_all, scenarios
 from pytest_flowcheck.suites.client._shared import (
     Got,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.loops import run
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import here
-from pytest_flowcheck.suites.client._loops import on_thread, run
+from pytest_flowcheck.suites.client._loops import on_thread
 from pytest_flowcheck.suites.client._play import at_once
 from pytest_flowcheck.suites.client._shared import Got, aclosed, client_of, closes, reopens, result, stage
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.calls import is_cancellation
+from pytest_flowcheck.probes.loops import new_loop, run
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import Factory, factory, here, realities
-from pytest_flowcheck.suites.client._loops import import_trio, kinds, new_loop, on_thread, run
+from pytest_flowcheck.suites.client._loops import import_trio, kinds, on_thread
 from pytest_flowcheck.suites.client._play import at_once
 from pytest_flowcheck.suites.client._shared import Got, aclosed, awaited, client_of, got, makings, may_refuse, reopens
 

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.loops import run
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.client._loops import run
 from pytest_flowcheck.suites.tracing._shared import awaited, event, names, opened
 
 if TYPE_CHECKING:
