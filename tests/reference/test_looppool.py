@@ -322,6 +322,26 @@ async def disconnect(client: Closable) -> None:
     client.closed += 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # uvloop's own, on newer Pythons
+def test_a_loop_of_uvloop_may_ask() -> None:
+    """It awaits what runs on the warm loop; and may stop the pool."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def here() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def main() -> None:
+        async with LoopPool() as pool:
+            theirs = [await pool.adispatch(here) for _ in range(2)]
+            assert theirs[0] is theirs[1]
+            assert theirs[0] is not await here()
+            assert isinstance(await here(), uvloop.Loop)
+        assert pool.stopped
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
 def test_resources_live_on_the_warm_loop() -> None:
     """Made there, shared while held, kept for the TTL, finalised there at stop; a lease is a context manager."""
     with LoopPool(None) as pool:
