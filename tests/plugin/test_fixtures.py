@@ -71,7 +71,7 @@ def test_a_test_that_leaves_a_loop_fails_and_the_loop_is_ended(theirs, mode: tup
     done = theirs(LEAKS, *mode, "--maxprocesses=1")
     assert done.status == 1, done.output
     assert "2 passed, 1 error" in done.output
-    (line,) = [line for line in done.output.splitlines() if "event loop made at" in line]
+    line, *_ = [line for line in done.output.splitlines() if "event loop made at" in line]
     assert f"test_theirs.py:{LINE} in __init__ runs on thread 'server': task 'serves' (Server.serve)" in line
     assert "the test left an event loop behind:" in done.output
     assert "all of it was ended" in done.output
