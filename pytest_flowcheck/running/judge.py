@@ -140,7 +140,7 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
     """Until the driver is done: answer its requests. Returns the finding if it never will be."""
     pending: Request | None = None
     since = calm_since = monotonic()
-    length, pause = -1, LOOK_AGAIN[0]
+    history, length, pause = lab.timeline, -1, LOOK_AGAIN[0]
     while True:
         if pending is None:
             lab.asked.wait(IDLE_LOOK)
@@ -150,8 +150,9 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
         request, now = lab.request, monotonic()
         if request is not pending:
             pending, since, calm_since, pause = request, now, now, LOOK_AGAIN[0]
-        if len(lab.timeline) != length:
-            length, calm_since, pause = len(lab.timeline), now, LOOK_AGAIN[0]
+        if lab.timeline is not history or len(lab.timeline) != length:  # an example, or a schedule, is a history each
+            history, length = lab.timeline, len(lab.timeline)
+            calm_since, pause = now, LOOK_AGAIN[0]
             if request is None:
                 since = now
         timeline = lab.timeline

@@ -401,6 +401,24 @@ def test_a_subject_that_polls_does_not_hold_up_the_sweep() -> None:
     assert sweep(Polls, Tally.add, Tally.add, code=[HERE], judge=two, leave=Polls.close, limit=4)
 
 
+def test_an_operation_that_spins_for_the_other_gets_it() -> None:
+    """It never rests, and never ends while the other is parked: each schedule comes to its end all the same."""
+
+    class Turn:
+        def __init__(self) -> None:
+            self.taken = False
+
+        def take(self) -> None:
+            self.taken = True
+
+        def spin(self) -> None:
+            while not self.taken:
+                os.sched_yield()
+
+    swept = sweep(Turn, Turn.take, Turn.spin, code=[HERE], judge=lambda _, __: None, limit=4)
+    assert swept.schedules == swept.blocked == 1, swept
+
+
 def test_a_loop_of_the_subjects_own_is_not_parked() -> None:
     """Tasks of one loop are interleaved at their awaits only: to hold the loop tries nothing."""
 

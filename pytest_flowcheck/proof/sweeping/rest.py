@@ -22,6 +22,8 @@ RESTLESS: Final = 100
 """After so many looks a thread that always moves, such as one that polls, is no longer waited for..."""
 _RESTLESS_TOO: Final = 20
 """... and after so many the next time."""
+HOPELESS: Final = 20 * RESTLESS
+"""After so many it is not waited for even if it is the one that matters: it may poll for what another, parked, will do."""
 
 
 def tids() -> set[int]:
@@ -62,7 +64,7 @@ class Rest:
         self._last = samples
         if all_rest or self._looks <= self.restless:
             return all_rest
-        if self._of is None or self._still >= self.restless // 2:
+        if self._of is None or self._still >= self.restless // 2 or self._looks > HOPELESS:
             self.restless = _RESTLESS_TOO
             return True
         return False
