@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import math
 import os
 import queue
@@ -42,7 +43,8 @@ from pytest_flowcheck.proof.sweep import (
     replay,
     sweep,
 )
-from pytest_flowcheck.proof.sweeping.rest import Rest
+from pytest_flowcheck.proof.sweeping import rest as rest_module
+from pytest_flowcheck.proof.sweeping.rest import RESTLESS, Rest
 from pytest_flowcheck.proof.sweeping.steps import Code
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge as judged_by_kit
@@ -665,6 +667,23 @@ RULES = {rule.id: rule for suite in (executor, flow) for rule in rules_of(suite)
 def finding(rule: str, adapter: type[Any]) -> Finding:
     subject = subjects.first_probe(subjects.load(f"{adapter.__module__}:{adapter.__qualname__}"))
     return judged_by_kit(RULES[rule], subject, fresh_harness(), patience=15.0, uncaught=[])
+
+
+def test_who_is_given_no_processor_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long another one polls meanwhile; only who was seen to run again and again is not."""
+    looks = itertools.count()
+    starved, polls, waits = (b"running", (b"7", b"7")), b"0 0x0", (b"202 0x0 0x0 0x0 0x0 0x0 0x0 0x0", (b"1", b"1"))
+
+    def sample(tid: int) -> Any:
+        return {1: starved, 2: (polls, (b"%d" % next(looks), b"0")), 3: waits}[tid]
+
+    monkeypatch.setattr(rest_module, "_sample", sample)
+    rest = Rest(lambda: {1, 2, 3})
+    rest.begin()
+    assert not any(rest.reached() for _ in range(10 * RESTLESS))
+    rest = Rest(lambda: {2, 3})
+    rest.begin()
+    assert RESTLESS < next(look for look in itertools.count(1) if rest.reached()) < 2 * RESTLESS
 
 
 @pytest.mark.parametrize(

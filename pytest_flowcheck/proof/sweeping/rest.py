@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 Sample = tuple[bytes, tuple[bytes, ...]]
 
 RESTLESS: Final = 100
-"""After so many looks a thread that always moves, such as one that polls, is no longer waited for..."""
+"""A thread that was seen to have run between two looks so often, such as one that polls, is no longer waited for. One that
+wants to run, and is given no processor, is."""
 _RESTLESS_TOO: Final = 20
-"""... and after so many the next time."""
+"""So often the next time."""
 HOPELESS: Final = 20 * RESTLESS
-"""After so many it is not waited for even if it is the one that matters: it may poll for what another, parked, will do."""
+"""After so many looks nothing is waited for, not even who matters: it may spin for what another, parked, will do."""
 
 
 def tids() -> set[int]:
@@ -40,34 +42,46 @@ class Rest:
         self._last: dict[int, Sample] = {}
         self._since: dict[int, float] = {}
         """When the thread was first seen in the wait in which it still is."""
-        self._looks = self._still = 0
+        self._looks = self._still = self._changes = 0
+        self._moves: Counter[int] = Counter()
         self._of: int | None = None
         self.restless = RESTLESS
-        """After so many looks, threads that always move are no longer waited for."""
+        """After so many moves a thread is no longer waited for."""
 
     def begin(self, of: int | None = None) -> None:
         """A series of looks: ask `reached` again and again, with a pause that gives the interpreter free. `of`: the
         thread that matters, should others never rest."""
-        self._of, self._looks, self._still = of, 0, 0
+        self._of, self._looks, self._still, self._changes = of, 0, 0, 0
+        self._moves.clear()
 
     def reached(self) -> bool:
         """One look: does each thread sit in the wait in which it sat at the last one, and has none come or gone?"""
         self._looks += 1
         samples = {tid: sample for tid in self._whose() if (sample := _sample(tid)) is not None}
-        now, all_rest = monotonic(), samples.keys() == self._last.keys()
-        for tid, sample in samples.items():
-            if sample[0] == b"running" or self._last.get(tid) != sample:
-                self._since[tid], all_rest = now, False
-            else:
-                self._still += tid == self._of
-                all_rest = all_rest and self._rests(tid, sample, now)
+        now = monotonic()
+        awake = {tid for tid, sample in samples.items() if not self._sits(tid, sample, now)}
+        changed = samples.keys() != self._last.keys()
+        self._changes += changed
         self._last = samples
-        if all_rest or self._looks <= self.restless:
-            return all_rest
-        if self._of is None or self._still >= self.restless // 2 or self._looks > HOPELESS:
+        if not (awake or changed) or self._looks > HOPELESS:
+            return True
+        if (changed and self._changes <= self.restless) or any(
+            tid == self._of or self._moves[tid] <= self.restless for tid in awake
+        ):
+            return False
+        if self._of is None or self._still >= self.restless // 2:
             self.restless = _RESTLESS_TOO
             return True
         return False
+
+    def _sits(self, tid: int, sample: Sample, now: float) -> bool:
+        last = self._last.get(tid)
+        if sample[0] == b"running" or last != sample:
+            self._since[tid] = now
+            self._moves[tid] += last is not None and last[1] != sample[1]
+            return False
+        self._still += tid == self._of
+        return self._rests(tid, sample, now)
 
     def _rests(self, tid: int, sample: Sample, now: float) -> bool:
         """A thread that waits for the interpreter does so on a futex, with a deadline of one switch interval, over and
