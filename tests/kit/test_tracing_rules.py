@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
+from scripting import ran
 
 from flowcheck_reference.broken.tracing import _sound, bounding, emitting, failing, interpreter, looping, waiting
 from pytest_flowcheck import subjects
@@ -227,25 +225,10 @@ def test_the_script_shows_the_same_without_pytest(rule: str, broken: Any, backen
     if rule == "TRC-02" and not text:
         return  # its first part, which nobody drew, has found it
     assert all(line in finding.message for line in (f"    {row}".rstrip() for row in text.splitlines()))
-    assert ran(text, tmp_path) == 1
+    assert ran(text, tmp_path, logs=True) == 1
     sound = "SoundOnLoops" if broken is ForgetsOnTrio else "Sound"
     other = f"from {_sound.__name__} import {sound}\n\nsubject = {sound}()"
-    assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
-
-
-def ran(text: str, folder: Path) -> int:
-    script = folder / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": ""},
-    )
-    assert "SyntaxError" not in done.stderr, done.stderr
-    assert "NameError" not in done.stderr, done.stderr
-    return done.returncode
+    assert ran(text.replace(loaded(broken).source, other), tmp_path, logs=True) == 0
 
 
 def test_a_scenario_reads_as_a_story() -> None:
