@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bystanders import fresh_harness
-from scripting import ran
+from scripting import ran, shows
 
 from flowcheck_reference.broken.looppool import _sound, draining, holding, idling, racing, stopping
 from flowcheck_reference.broken.looppool._sound import (
@@ -323,7 +323,7 @@ def test_the_script_shows_the_same_without_pytest(broken: type[Any], tmp_path: P
     assert "TTL" in str(finding.evidence["example"])
     text = str(finding.evidence["script"])
     sound = SoundAsync if issubclass(broken, SoundAsync) else Sound
-    assert ran(text, tmp_path) == 1
+    assert shows(text, tmp_path)
     other = f"from {sound.__module__} import {sound.__name__}\n\nsubject = {sound.__name__}()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
 
