@@ -25,7 +25,8 @@ wants to run, and is given no processor, is."""
 _RESTLESS_TOO: Final = 20
 """So often the next time."""
 HOPELESS: Final = 20 * RESTLESS
-"""After so many looks nothing is waited for, not even who matters: it may spin for what another, parked, will do."""
+"""After so many looks who matters is not waited for either: it may spin for what another, parked, will do. That only lets the
+other go on. Where nobody matters more than others a judge comes next, and he must not come too early: no such bound."""
 
 
 def tids() -> set[int]:
@@ -63,7 +64,7 @@ class Rest:
         changed = samples.keys() != self._last.keys()
         self._changes += changed
         self._last = samples
-        if not (awake or changed) or self._looks > HOPELESS:
+        if not (awake or changed) or (self._of is not None and self._looks > HOPELESS):
             return True
         if (changed and self._changes <= self.restless) or any(
             tid == self._of or self._moves[tid] <= self.restless for tid in awake
