@@ -49,8 +49,8 @@ from ._isolation.errors import RunCancelledError, ServiceClosedError, ServiceFul
 from ._isolation.pending import Pending
 from ._isolation.run import Run, cancelling, current
 from ._isolation.working import work
-from ._looppool.waiting import outcome, trio_runs_here
 from ._sizing import checked
+from ._waiting import outcome, trio_runs_here
 from .executor import Executor, Worker, here
 from .fanout import Fanout, Record
 

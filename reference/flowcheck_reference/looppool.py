@@ -97,7 +97,7 @@ class LoopPool:
 
     async def adispatch(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `dispatch`, awaited on any loop: asyncio, trio, the pool's own. Who is cancelled cancels the coroutine."""
-        from ._looppool.waiting import outcome
+        from ._waiting import outcome
 
         return await outcome(self.submit(fn, *args, **kwargs))
 
@@ -165,7 +165,7 @@ class LoopPool:
         """As `stop`, awaited on any loop. Who is cancelled does not wait for the end of it."""
         if self.runs_here():
             return self.stop()
-        from ._looppool.waiting import outcome
+        from ._waiting import outcome
 
         stopping: Dispatched[list[str]] = Dispatched(self.astop, ())  # only to be waited for
         threading.Thread(

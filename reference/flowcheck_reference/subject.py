@@ -35,7 +35,7 @@ from pytest_flowcheck.protocols.retry import RetryPolicy as Asked
 from pytest_flowcheck.protocols.tracing import Sink
 
 from . import __version__
-from ._looppool.waiting import trio_runs_here
+from ._waiting import trio_runs_here
 from .client import Clients
 from .executor import Executor
 from .fanout import AsyncFanout, Fanout, Halt, Record

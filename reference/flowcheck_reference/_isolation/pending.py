@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """Over or not, with a value or an error; what `_looppool.waiting.outcome` awaits.
+    """Over or not, with a value or an error; what `_waiting.outcome` awaits.
 
     `over`: a future that is settled once.
     """

@@ -10,8 +10,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
+from flowcheck_reference._waiting import outcome
+
 from .dispatched import Dispatched
-from .waiting import outcome
 from .worker import Worker, here
 
 if TYPE_CHECKING:

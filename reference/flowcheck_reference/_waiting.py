@@ -17,19 +17,19 @@ class Awaited(Protocol[T_co]):
 
     def done(self) -> bool:
         """Whether it is over."""
-        raise NotImplementedError
+        ...
 
     def result(self) -> T_co:
         """What came of it."""
-        raise NotImplementedError
+        ...
 
     def cancel(self) -> object:
         """Nobody wants it any more."""
-        raise NotImplementedError
+        ...
 
     def when_done(self, callback: Callable[[], object], /) -> None:
         """Call that when it is over."""
-        raise NotImplementedError
+        ...
 
 
 async def outcome(dispatched: Awaited[T]) -> T:
