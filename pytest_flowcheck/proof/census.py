@@ -42,14 +42,14 @@ class Held:
     identity: str
     """What tells it from a later thing of the same number: its start time, or the kernel object."""
     name: str
-    """The thread's name, the command line, or what the descriptor leads to."""
+    """The thread's name, the whole command line, or what the descriptor leads to."""
 
     def __str__(self) -> str:
         """A line for a human."""
         if self.kind == "thread":
             return f"thread '{self.name}' ({self.number})"
         if self.kind == "child process":
-            return f"child process {self.number} ({self.name})"
+            return f"child process {self.number} ({procfs.shortened(self.name)})"
         return f"{self.kind} descriptor {self.number} -> {self.name}"
 
 

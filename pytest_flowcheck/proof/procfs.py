@@ -108,12 +108,19 @@ def caught(status: bytes) -> int:
 
 
 def command(pid: int) -> str:
-    """The command line, shortened, or the bare name where it can't be had."""
+    """The whole command line, or the bare name where it can't be had."""
     try:
         words = read(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         words = ""
-    return (words[:77] + "...") if len(words) > 80 else words or f"process {pid}"
+    return words or f"process {pid}"
+
+
+def shortened(command: str) -> str:
+    """A command line for a message: the program without its folders, and the first 80 characters."""
+    program, space, rest = command.partition(" ")
+    words = program.rpartition("/")[2] + space + rest
+    return words[:77] + "..." if len(words) > 80 else words
 
 
 def is_64_bit(pid: int) -> bool:

@@ -60,7 +60,7 @@ def _native(thread: threading.Thread) -> int:
 
 
 def _elsewhere(wait: Wait) -> str:
-    who = f"process {wait.pid} ({procfs.command(wait.pid)})"
+    who = f"process {wait.pid} ({procfs.shortened(procfs.command(wait.pid))})"
     return f"{who}, thread {wait.tid}, {wait.text}" if wait.tid not in {0, wait.pid} else f"{who} {wait.text}"
 
 

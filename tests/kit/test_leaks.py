@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,19 @@ def test_helpers_of_the_standard_library_stand_apart() -> None:
     assert after.growth_since(before) == []
     assert any("forkserver" in held.name for held in after.helpers), after.helpers
     assert after.helper_growth_since(first) == []
+
+
+def test_a_helper_is_known_however_long_the_way_to_its_interpreter(tmp_path: Path) -> None:
+    """In a deep virtual environment the program's path alone would fill a shortened command line."""
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    python = deep / "python"
+    python.symlink_to(sys.executable)
+    helper = "from multiprocessing.resource_tracker import main; input()"
+    before = census()
+    with subprocess.Popen([python, "-S", "-c", helper], stdin=subprocess.PIPE, close_fds=True) as child:
+        after = census()
+        assert after.children == before.children
+        assert child.pid in {held.number for held in after.helpers}
+        assert any(str(held) == f"child process {child.pid} (python -S -c {helper})" for held in after.helpers)
+        child.kill()
