@@ -25,6 +25,7 @@ def card(certificate: Mapping[str, Any]) -> list[str]:
         lines.append(f"  facets not claimed: {', '.join(unclaimed)}")
     lines += _capabilities(certificate)
     lines += _not_testable(certificate["rules"])
+    lines += _expected(certificate["rules"])
     lines += _problems(certificate)
     return lines
 
@@ -61,6 +62,10 @@ def _not_testable(rules: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         f"  {r['id']} not testable: {_first(r['message'])}" for r in rules if r["verdict"] == Verdict.NOT_TESTABLE.value
     ]
+
+
+def _expected(rules: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"  {r['id']} {_first(r['message'])}" for r in rules if r["verdict"] == Verdict.EXPECTED.value]
 
 
 def _first(message: str) -> str:

@@ -112,6 +112,8 @@ def _status(rules: list[dict[str, Any]], must: Mapping[str, int]) -> str:
         return "failed"
     if Verdict.NOT_RUN.value in verdicts:
         return "incomplete"
+    if Verdict.EXPECTED.value in verdicts:
+        return "with-expected-failures"
     return "passed" if must["total"] else "nothing-judged"
 
 
@@ -153,10 +155,15 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 def write(certificate: Mapping[str, Any], folder: Path) -> Path:
     """Write `folder/certificate.json` whole or not at all; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "certificate.json"
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".certificate-", delete=False) as file:
-        json.dump(certificate, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+    return write_whole(folder / "certificate.json", json.dumps(certificate, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, also where a kill or a power loss comes between. Raises: OSError."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", delete=False
+    ) as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     Path(file.name).chmod(0o644)

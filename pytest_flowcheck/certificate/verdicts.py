@@ -58,7 +58,7 @@ _MEANING = {
     Verdict.LEAKED: "threads, processes, descriptors or references grow with use or outlive the close",
     Verdict.NOT_CLAIMED: "the subject does not claim the capability that the rule is about",
     Verdict.NOT_TESTABLE: "this machine or the subject's own terms can't express the question",
-    Verdict.EXPECTED: "violated, and listed in the baseline of expected failures",
+    Verdict.EXPECTED: "a failure that is listed, with a reason, in the baseline",
     Verdict.UNSTABLE: "the rule was run again or ended differently in one run",
     Verdict.ADAPTER_ERROR: "the adapter, not the subject behind it, is broken",
     Verdict.KIT_ERROR: "the kit itself failed: our bug, please report it",

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck import subjects
+from pytest_flowcheck.certificate import baseline
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.probes import kept
 from pytest_flowcheck.proof import Harness, become_subreaper, descendants, kill_tree
@@ -69,7 +70,7 @@ class Bench:
             if self.journal is not None:
                 self.journal.write("end", nodeid=task.nodeid)
         self.poisoned = self.poisoned or finding.poisoned
-        return finding
+        return baseline.expect(finding, task.column.expected)
 
     def _judge(self, task: Task) -> Finding:
         rule, column = task.rule, task.column

@@ -97,7 +97,8 @@ class Company:
             arguments += ["-o", setting]
         for key in ("subject", "facet", "only"):
             arguments += [f"--flowcheck-{key}={value}" for value in getattr(option, f"flowcheck_{key}")]
-        for key in ("report", "patience", "seed"):
+        arguments += ["--flowcheck-baseline-write"] if option.flowcheck_baseline_write else []
+        for key in ("report", "baseline", "patience", "seed"):
             value = getattr(option, f"flowcheck_{key}")
             arguments += [f"--flowcheck-{key}={value}"] if value is not None else []
         if isinstance(getattr(option, "numprocesses", None), int):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_flowcheck.certificate.baseline import expect
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.proof import become_subreaper
 from pytest_flowcheck.running import journal
@@ -135,7 +136,7 @@ class Containment:
         late = f"after the rule had ended as {before.verdict.value}, its process {how}: what it left behind did that"
         message = f"{_sentence(task)}{late}"
         finding = Finding(task.rule.id, Verdict.CRASHED, before.level, message=message)
-        self._certification.ledger.amend(task.column.label, finding)
+        self._certification.ledger.amend(task.column.label, expect(finding, task.column.expected))
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A worker died in the middle of a rule: that is the rule's verdict."""
@@ -143,7 +144,7 @@ class Containment:
         if task is None:
             return
         worker = str(report.node.gateway.id)
-        finding = self._crash(task, worker)
+        finding = expect(self._crash(task, worker), task.column.expected)
         self._begun.discard(crashitem)  # a plugin may have it run again
         report.when, report.keywords = "call", {task.name: 1}
         report.location = (f"flowcheck/{task.rule.facet}", None, f"{task.rule.facet} {task.name}")

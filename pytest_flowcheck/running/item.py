@@ -18,7 +18,7 @@ from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.running import selftest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pytest_flowcheck.running.bench import Bench
     from pytest_flowcheck.running.plan import Plan, Task
@@ -139,6 +139,18 @@ def story(task: Task, finding: Finding) -> str:
     if not message.startswith(task.rule.id) and finding.verdict is not Verdict.ADAPTER_ERROR:
         message = f"{task.rule.id} {task.rule.sentence}\n\n{message}"
     return f"{head}\n\n{message}\n\nReproduce:     {task.reproducer}"
+
+
+def shown_as(data: Mapping[str, Any], *, failed: bool) -> tuple[str, str, str]:
+    """Category, letter and word of a finding in pytest's terminal: verdicts, instead of `passed` and `failed`."""
+    word = str(data["verdict"])
+    if failed:
+        return "failed", word[0], word
+    if word == Verdict.PASS.value:
+        return "passed", ".", word
+    if word == Verdict.EXPECTED.value:
+        return "expected to fail", "x", word
+    return "should not kept", "s", f"SHOULD {word}"
 
 
 def collect(session: pytest.Session, plan: Plan, bench: Bench | None) -> list[pytest.Item]:

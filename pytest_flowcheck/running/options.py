@@ -65,6 +65,19 @@ def declare(parser: pytest.Parser) -> None:
         help="how long a silence that can't be proven is endured before a rule reads INCONCLUSIVE (default: 30)",
     )
     add("--flowcheck-seed", type=int, metavar="N", default=0, help="seed of the drawn scenarios (default: 0)")
+    add(
+        "--flowcheck-baseline",
+        metavar="FILE",
+        default=None,
+        help="failures that are known: a TOML file. Entries that are not true any more fail the run",
+    )
+    add(
+        "--flowcheck-baseline-write",
+        action="store_true",
+        default=False,
+        help="write this run's failures into the baseline, take out what holds now. Implies --flowcheck",
+    )
+    parser.addini("flowcheck_baseline", "the baseline, where --flowcheck-baseline names none")
     parser.addini("flowcheck_subject", "subjects that --flowcheck certifies, one a line", type="linelist")
 
 
@@ -77,6 +90,7 @@ def wanted(given: argparse.Namespace) -> bool:
         given.flowcheck_only,
         given.flowcheck_report,
         given.flowcheck_selftest,
+        given.flowcheck_baseline_write,
         given.flowcheck_explain,
         given.flowcheck_list,
     )

@@ -34,6 +34,8 @@ class Column:
     is_adapter: bool = False
     problem: str = ""
     """It died or hung while it was loaded: every rule reads ADAPTER-ERROR with this line."""
+    expected: dict[str, str] = field(default_factory=dict[str, str])
+    """The rules that the baseline expects it to fail -> why."""
     breaks: list[str] | None = None
     """In a selftest: the rules that this broken engine must fail."""
     twin: bool = False

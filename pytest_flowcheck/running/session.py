@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flowcheck.certificate import card, document, policy
+from pytest_flowcheck.certificate import baseline, card, document, policy
 from pytest_flowcheck.certificate.accounting import Ledger, account
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.errors import UsageError
 from pytest_flowcheck.running import options, selftest
-from pytest_flowcheck.running.item import RuleItem, collect
+from pytest_flowcheck.running.item import RuleItem, collect, shown_as
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,12 +41,13 @@ class Certification:
         *,
         journal: Journal | None = None,
         report: Path | None = None,
+        baseline: Path | None = None,
         contained: bool = False,
     ) -> None:
         self.config, self.plan = config, plan
         self.ledger = Ledger()
         self.bench: Bench | None = None
-        self._journal, self._report = journal, report
+        self._journal, self._report, self._baseline = journal, report, baseline
         self._worker, self._contained = journal is not None, contained
         self._lines: list[str] = []
         self._status = 0
@@ -131,12 +133,9 @@ class Certification:
         data: dict[str, Any] | None = getattr(report, "flowcheck", None)
         if data is None or report.outcome not in {"passed", "failed"}:
             return None
-        word = str(data["verdict"])
-        if report.failed:
-            return "failed", word[0], word
-        if data["verdict"] == Verdict.PASS.value or self.plan.selftest:
-            return "passed", ".", word
-        return "should not kept", "s", f"SHOULD {word}"
+        if self.plan.selftest and report.passed:
+            return "passed", ".", str(data["verdict"])
+        return shown_as(data, failed=report.failed)
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +181,10 @@ class Certification:
         else:
             status = self._certify(interrupted=interrupted)
         broken = exitstatus in {pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR}
-        odd = status == 0 and exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+        fine = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+        if self._baseline is not None and self.config.option.flowcheck_baseline_write:
+            fine.add(pytest.ExitCode.TESTS_FAILED)  # by what stands in the baseline now
+        odd = status == 0 and exitstatus not in fine
         if broken or odd or (self.plan.selftest and interrupted):
             said = self._lines.pop().partition(": ")[2]
             self._lines.append(f"exit {int(exitstatus)}: pytest itself ended so; of what was reached: {said}")
@@ -205,7 +207,7 @@ class Certification:
             if self._report is not None:
                 path = document.write(certificate, self._report / folders[column.label])
                 self._lines += [f"  {path}", ""]
-        status, line = policy.decide(certificates, interrupted=interrupted)
+        status, line = self._decide(certificates, interrupted=interrupted)
         if unbalanced:
             status, line = (
                 policy.KIT_ERROR,
@@ -213,6 +215,23 @@ class Certification:
             )
         self._lines.append(line)
         return status
+
+    def _decide(self, certificates: list[dict[str, Any]], *, interrupted: bool) -> tuple[int, str]:
+        """The exit code, once the baseline was held against what was found, or written anew."""
+        if self._baseline is None:
+            return policy.decide(certificates, interrupted=interrupted)
+        rules = [rule for rules in self.plan.rules.values() for rule in rules]
+        try:
+            if self.config.option.flowcheck_baseline_write and not interrupted:
+                added, gone = baseline.update(self._baseline, certificates, rules)
+                self._lines += [f"  {self._baseline}: {', '.join(added) or 'nothing'} added", ""]
+                self._lines += [f"  {self._baseline}: {', '.join(gone)} taken out", ""] if gone else []
+                known = baseline.read(self._baseline, rules)
+                certificates = [baseline.excused(certificate, known) for certificate in certificates]
+            untrue = baseline.read(self._baseline, rules).untrue(baseline.verdicts_of(certificates))
+        except UsageError as error:
+            return policy.USAGE, f"exit {policy.USAGE}: {'; '.join(str(error).splitlines())}"
+        return policy.decide(certificates, interrupted=interrupted, untrue=untrue)
 
     def _certificate(self, column: Column) -> tuple[dict[str, Any], str]:
         """The certificate of one subject, and why its books do not balance."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from pytest_flowcheck.running.plan import Column, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from pytest_flowcheck.certificate.baseline import Baseline
+    from pytest_flowcheck.rules import Rule
 
 _OTHER_ERRANDS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
@@ -55,7 +59,7 @@ def _start(config: pytest.Config) -> int | None:
     plan = make_plan(config)
     report = report_folder(config)
     if options.alone(config.option):
-        _certify(config, plan, report)
+        _certify(config, plan, report, baseline_path(config))
     else:
         from pytest_flowcheck.running.company import Company
 
@@ -73,13 +77,13 @@ def _work(config: pytest.Config, workerinput: Mapping[str, Any]) -> None:
     config.pluginmanager.register(Certification(config, plan, journal=journal), "flowcheck-certification")
 
 
-def _certify(config: pytest.Config, plan: Plan, report: Path | None) -> None:
+def _certify(config: pytest.Config, plan: Plan, report: Path | None, baseline: Path | None) -> None:
     from pytest_flowcheck.running import containment
     from pytest_flowcheck.running.session import Certification
 
     config.args = []
     contained = containment.prepare(config.option)
-    certification = Certification(config, plan, report=report, contained=contained)
+    certification = Certification(config, plan, report=report, baseline=baseline, contained=contained)
     config.pluginmanager.register(certification, "flowcheck-certification")
     if contained:
         config.pluginmanager.register(containment.Containment(config, certification), "flowcheck-containment")
@@ -133,8 +137,11 @@ def make_plan(config: pytest.Config) -> Plan:
     facets = offers.all_facets(config)
     only = _only(option.flowcheck_only, facets)
     chosen = _chosen_facets(option.flowcheck_facet, facets)
+    columns = label(_broken(config) if option.flowcheck_selftest else _resolve(config))
+    if (known := baseline_of(config, facets)) is not None:
+        columns = [replace(column, expected=known.of(column.label)) for column in columns]
     return Plan(
-        columns=label(_broken(config) if option.flowcheck_selftest else _resolve(config)),
+        columns=columns,
         facets=facets,
         chosen_facets=chosen,
         only=only,
@@ -143,6 +150,51 @@ def make_plan(config: pytest.Config) -> Plan:
         seed=option.flowcheck_seed,
         selftest=option.flowcheck_selftest,
     )
+
+
+def baseline_of(config: pytest.Config, facets: Mapping[str, str]) -> Baseline | None:
+    """What `--flowcheck-baseline` or the ini file names, read; None for none.
+
+    Raises:
+        UsageError: it can't be read, or something in it makes no sense.
+    """
+    path = baseline_path(config)
+    if path is None or (config.option.flowcheck_baseline_write and not path.exists()):
+        return None
+    from pytest_flowcheck.certificate import baseline
+
+    return baseline.read(path, _every_rule(facets))
+
+
+def baseline_path(config: pytest.Config) -> Path | None:
+    """Which file is meant; None for none.
+
+    Raises:
+        UsageError: there is to be one written, and none is named; or in a selftest.
+    """
+    option = config.option
+    named, inside = option.flowcheck_baseline, config.getini("flowcheck_baseline")
+    if option.flowcheck_selftest:
+        if named or option.flowcheck_baseline_write:
+            raise UsageError(
+                "--flowcheck-baseline: broken engines must fail what they name; leave out one of the two options"
+            )
+        return None
+    if named:
+        return config.invocation_params.dir / str(named)
+    if inside:
+        return config.rootpath / str(inside)
+    if option.flowcheck_baseline_write:
+        raise UsageError(
+            "--flowcheck-baseline-write: which file? write --flowcheck-baseline=FILE, or flowcheck_baseline in the ini file"
+        )
+    return None
+
+
+def _every_rule(facets: Mapping[str, str]) -> list[Rule]:
+    from pytest_flowcheck.rules import rules_of
+
+    return [rule for module in facets.values() for rule in rules_of(importlib.import_module(module))]
 
 
 def _split(given: Iterable[str]) -> list[str]:
@@ -163,10 +215,9 @@ def _only(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
     wanted = _split(given)
     if not wanted:
         return []
-    from pytest_flowcheck.rules import find_rules, rules_of
+    from pytest_flowcheck.rules import find_rules
 
-    every = [rule for module in facets.values() for rule in rules_of(importlib.import_module(module))]
-    return [rule.id for rule in find_rules(wanted, every)]
+    return [rule.id for rule in find_rules(wanted, _every_rule(facets))]
 
 
 def _resolve(config: pytest.Config) -> list[Column]:
@@ -216,8 +267,6 @@ def label(columns: list[Column]) -> list[Column]:
     """Give each column a word of its own for ids: the subject's name, the loop library where it is tried on several, and
     what loads it where two share a name.
     """
-    from dataclasses import replace
-
     first: dict[str, str] = {}
     names = [
         name
