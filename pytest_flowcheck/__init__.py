@@ -11,14 +11,21 @@ from pytest_flowcheck.errors import FlowcheckError as FlowcheckError
 from pytest_flowcheck.errors import UsageError as UsageError
 
 if TYPE_CHECKING:
+    from pytest_flowcheck.conformance import RuleCase as RuleCase
+    from pytest_flowcheck.conformance import certify as certify
     from pytest_flowcheck.rules import REVISION as REVISION
     from pytest_flowcheck.rules import rule as rule
 
     __version__: str
 
-__all__ = ["REVISION", "FlowcheckError", "UsageError", "__version__", "rule"]
+__all__ = ["REVISION", "FlowcheckError", "RuleCase", "UsageError", "__version__", "certify", "rule"]
 
-_LAZY = {"REVISION": "pytest_flowcheck.rules", "rule": "pytest_flowcheck.rules"}
+_LAZY = {
+    "REVISION": "pytest_flowcheck.rules",
+    "RuleCase": "pytest_flowcheck.conformance",
+    "certify": "pytest_flowcheck.conformance",
+    "rule": "pytest_flowcheck.rules",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,16 +5,19 @@ Costs nothing when off: until `--flowcheck` is given, no suite, no hypothesis, n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_flowcheck import fixtures, hookspecs
 from pytest_flowcheck.fixtures import *  # noqa: F403 - pytest looks for fixtures here
-from pytest_flowcheck.running import options
+from pytest_flowcheck.running import options, present
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from pytest_flowcheck.running.guest import Guest
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -33,14 +36,61 @@ def pytest_configure(config: pytest.Config) -> None:
     fixtures.register(config)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Note which threads are the plugins': no test module is imported yet."""
+    present.collection_begins(session.config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that is decorated by `certify` its rules."""
+    wanted = getattr(metafunc.function, "__flowcheck_certify__", None)
+    if wanted is not None:
+        from pytest_flowcheck.running import guest
+
+        guest.parametrize(metafunc, wanted, _guest(metafunc.config))
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: object) -> None:
+    """The same for the methods of a `unittest.TestCase`."""
+    if "pytest_flowcheck.conformance" in sys.modules and isinstance(obj, type) and hasattr(obj, "assertRaises"):
+        from pytest_flowcheck.running import guest
+
+        guest.unroll(obj, lambda: _guest(collector.config))
+
+
+def _guest(config: pytest.Config) -> Guest:
+    """Of this session."""
+    from pytest_flowcheck.running import guest
+
+    manager = config.pluginmanager
+    found: Any = manager.getplugin("flowcheck-guest")
+    if isinstance(found, guest.Guest):
+        return found
+    new = guest.Guest(config)
+    manager.register(new, "flowcheck-guest")
+    return new
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Of tests that are decorated by `certify`: also in the process that only hears of them."""
+    data: dict[str, Any] | None = getattr(report, "flowcheck", None)
+    if data is None or not report.passed or data["verdict"] == "PASS":
+        return None
+    from pytest_flowcheck.running.item import shown_as
+
+    return shown_as(data, failed=False)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Tell plugins that look this early (pytest-cov) that the run will be distributed."""
+    """Tell plugins that look this early (pytest-cov) that the run will be distributed; note whose threads come now."""
     if options.alone(early_config.known_args_namespace):
         from pytest_flowcheck.running import containment
 
         containment.prepare(early_config.known_args_namespace)
-    return (yield)
+    with present.conftests_load(early_config):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

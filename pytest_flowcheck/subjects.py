@@ -263,6 +263,15 @@ def _attribute(spec: str, module: Any, path: str) -> Any:
     return value
 
 
+def understand(spec: str, target: Any) -> Subject:
+    """The subject that this object is, wherever it came from; `spec` is what loads it again in another process.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return _understand(spec, spec, target)
+
+
 def _understand(spec: str, where: str, target: Any) -> Subject:
     if inspect.isclass(target) and hasattr(target, "claims"):
         return _adapter(spec, where, target)

@@ -230,9 +230,10 @@ def update(path: Path, certificates: Sequence[Mapping[str, Any]], rules: Iterabl
     from pytest_flowcheck.certificate.document import write_whole
 
     before = read(path, rules) if path.exists() else Baseline(path, ())
-    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-    held: Any = document.get("expected")
-    tables = held if isinstance(held, AoT) else tomlkit.aot()
+    # casts: the types of tomlkit's containers are partly unknown
+    document = cast("dict[str, Any]", tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else ""))
+    held = document.get("expected")
+    tables = cast("list[Any]", held if isinstance(held, AoT) else tomlkit.aot())
     verdicts = verdicts_of(certificates)
     stale = [e for e in before.entries if Baseline(path, (replace(e, until=None),)).untrue(verdicts)]
     for number in reversed(range(len(tables))):
@@ -242,7 +243,7 @@ def update(path: Path, certificates: Sequence[Mapping[str, Any]], rules: Iterabl
     for certificate in certificates:
         label = certificate["subject"]["label"]
         for rule in _failing(certificate):
-            table = tomlkit.table()
+            table = cast("dict[str, Any]", tomlkit.table())
             table.update({"id": rule["id"], "subject": label, "reason": _fact(rule)})
             tables.append(table)
             added.append(f"{rule['id']} on {label}")
@@ -253,7 +254,7 @@ def update(path: Path, certificates: Sequence[Mapping[str, Any]], rules: Iterabl
     elif "expected" in document:
         del document["expected"]
     try:
-        write_whole(path, tomlkit.dumps(document))
+        write_whole(path, f"{tomlkit.dumps(document).rstrip()}\n".lstrip("\n"))
     except OSError as error:
         raise UsageError(f"baseline {str(path)!r} can't be written: {error.strerror or error}") from error
     return added, [entry.where for entry in stale]
@@ -288,7 +289,7 @@ def _fact(rule: Mapping[str, Any]) -> str:
     """A reason to begin with: what the subject did, in one line."""
     told = rule["message"].removeprefix(f"{rule['id']} {rule['sentence']}").strip()
     first = told.partition("\n")[0].removeprefix("What it did:").strip()
-    return first or rule["verdict"]
+    return first or str(rule["verdict"])
 
 
 def verdicts_of(certificates: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:

@@ -10,10 +10,13 @@ import os
 import re
 import signal
 import threading
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_flowcheck.proof import procfs
 from pytest_flowcheck.proof.processes import family, is_subreaper
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 Key = tuple[int, int]
 _EVENTFD_ID = re.compile(rb"eventfd-id:\s*(\d+)")
@@ -61,14 +64,24 @@ class Harness:
         self._alarm: Any = None
 
     @classmethod
-    def at_start(cls) -> Self:
-        """Call it in `pytest_configure`, before any subject exists (and after `become_subreaper`)."""
+    def at_start(cls, tids: Iterable[int] | None = None, *, but: Collection[int] = ()) -> Self:
+        """Call it in `pytest_configure`, before any subject exists (and after `become_subreaper`).
+
+        Args:
+            tids: the threads of this process that were there before any subject; None for all that are there now.
+            but: of those, the ones that may be a subject's all the same.
+        """
         harness = cls()
         if not procfs.LINUX:
             return harness
         me = os.getpid()
-        for pid in family(me):
+        for pid in family(me) if tids is None else ():
             harness._take(pid)
+        for tid in tids or ():
+            harness.adopt(tid)
+        for tid in but:
+            harness.disown(tid)
+        harness.rule_ended()  # who is not the harness's now is never taken for it
         held: set[str] = set()
         for fd in os.listdir("/proc/self/fd"):
             try:
@@ -98,8 +111,11 @@ class Harness:
         """A thread of this process that runs the subject from now on (the main thread, where a rule needs it)."""
         self._ours.pop((os.getpid(), tid), None)
 
-    def between_rules(self) -> None:
+    def between_rules(self, tids: Iterable[int] | None = None) -> None:
         """Call it just before a rule begins: what came since `rule_ended()` is the harness's.
+
+        Args:
+            tids: the threads of this process that are, where not all that came need be.
 
         Such are pytest-timeout's timer thread or its SIGALRM, and faulthandler's watchdog. If a thread that the
         subject left behind has run in between, new threads may be its own: then none is taken.
@@ -107,7 +123,9 @@ class Harness:
         if not procfs.LINUX:
             return
         me = os.getpid()
-        if all(_fingerprint(*key) == before for key, before in self._at_end.items()):
+        for tid in tids or ():
+            self.adopt(tid)
+        if tids is None and all(_fingerprint(*key) == before for key, before in self._at_end.items()):
             self._take(me)
         handler: Any = signal.getsignal(signal.SIGALRM)
         if signal.getitimer(signal.ITIMER_REAL)[0] and callable(handler):
@@ -128,6 +146,10 @@ class Harness:
         alive = {key: start for key, start in self._subject.items() if thread_start(*key) == start}
         self._subject = alive
         self._at_end = {key: _fingerprint(*key) for key in alive}
+
+    def living(self) -> list[int]:
+        """The native ids of this process's threads, whosever they are."""
+        return list(_threads(os.getpid())) if procfs.LINUX else []
 
     def threads(self) -> list[Key]:
         """The ids that may be the harness's (`owns` tells whether one still is)."""

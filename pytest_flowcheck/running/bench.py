@@ -26,6 +26,8 @@ from pytest_flowcheck.running import shield
 from pytest_flowcheck.running.judge import judge
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pytest_flowcheck.running.journal import Journal
     from pytest_flowcheck.running.plan import Column, Plan, Task
     from pytest_flowcheck.subjects import Subject
@@ -43,7 +45,7 @@ class Bench:
     Guarantee: after `poisoned`, nothing of the subject is trusted to end by itself; the process leaves by `leave`.
     """
 
-    def __init__(self, plan: Plan, journal: Journal | None) -> None:
+    def __init__(self, plan: Plan, journal: Journal | None, strangers: Collection[int] = ()) -> None:
         self.plan, self.journal = plan, journal
         self.poisoned = False
         self._subjects: dict[str, Subject | str] = {}
@@ -54,8 +56,12 @@ class Bench:
             faulthandler.enable(self._stack.enter_context(journal.fault.open("w")), all_threads=False)
         self._reaps = become_subreaper()
         self._children = set(descendants())
-        self._noted = self._stack.enter_context(shield.own_hooks())
-        self.harness = Harness.at_start()
+        self._noted = self._hears()
+        self.harness = Harness.at_start(but=strangers)
+
+    def _hears(self) -> list[str]:
+        """Where errors that nobody caught are noted, from now on."""
+        return self._stack.enter_context(shield.own_hooks())
 
     def run(self, task: Task) -> Finding:
         """Judge one task. Raises nothing but what stops the whole run."""
@@ -78,10 +84,10 @@ class Bench:
         level = "SHOULD" if level == "exempt" else level
         del self._noted[:]
         with shield.shielded():
+            self._begins()
             subject = column.problem or self._subject(column)
             if isinstance(subject, str):
                 return Finding(rule.id, Verdict.ADAPTER_ERROR, level, "observed", message=subject)
-            self.harness.between_rules()
             if self.journal is not None:
                 self.journal.write(
                     "ready", tids=[tid for pid, tid in self.harness.threads() if self.harness.owns(pid, tid)]
@@ -105,6 +111,10 @@ class Bench:
                 self.harness.rule_ended()
         return _plain(finding)
 
+    def _begins(self) -> None:
+        """A rule is about to begin."""
+        self.harness.between_rules()
+
     def _let_threads_end(self) -> None:
         """Wait for threads that Python has done with and the kernel not yet: for a moment, as they may be C's own.
 
@@ -123,15 +133,29 @@ class Bench:
         """The loaded subject, or why it can't be loaded here although it was in the child that resolved it."""
         if column.label not in self._subjects:
             try:
-                self._subjects[column.label] = _load(column)
+                self._subjects[column.label] = self._load(column)
             except Exception as error:  # noqa: BLE001 - whatever it raises, its rules read ADAPTER-ERROR
                 self._subjects[column.label] = f"loading {column.spec} raised {type(error).__name__}: {error}"
             self._warm_up()
-            # Every rule collects garbage, most of them several times. What is here now stays: half of a cheap rule's
-            # time was spent on looking through pytest, hypothesis and the subject's modules again and again.
-            gc.collect()
-            gc.freeze()
+            self._freeze()
+            self.harness.rule_ended()  # threads that the subject's modules start when they are imported are no harness's
         return self._subjects[column.label]
+
+    def _freeze(self) -> None:
+        """Every rule collects garbage, most of them several times. What is here now stays: half of a cheap rule's time
+        was spent on looking through pytest, hypothesis and the subject's modules again and again."""
+        gc.collect()
+        gc.freeze()
+
+    def _load(self, column: Column) -> Subject:
+        subject = self._loaded(column)
+        if subject.is_adapter and (warm_up := getattr(subject.target, "warm_up", None)) is not None:
+            warm_up()
+        claims = {facet: frozenset(capabilities) for facet, capabilities in column.claims.items()}
+        return dataclasses.replace(subject, name=column.name, claims=claims, backend=column.backend)
+
+    def _loaded(self, column: Column) -> Subject:
+        return subjects.load(column.spec)
 
     def _warm_up(self) -> None:
         """Import what properties need before it would be counted as a rule's, and before memory is frozen: hypothesis looks
@@ -165,14 +189,6 @@ class Bench:
         """Whether threads remain that would hold up a normal exit."""
         main = threading.main_thread()
         return self.poisoned and any(t is not main and not t.daemon for t in threading.enumerate())
-
-
-def _load(column: Column) -> Subject:
-    subject = subjects.load(column.spec)
-    if subject.is_adapter and (warm_up := getattr(subject.target, "warm_up", None)) is not None:
-        warm_up()
-    claims = {facet: frozenset(capabilities) for facet, capabilities in column.claims.items()}
-    return dataclasses.replace(subject, name=column.name, claims=claims, backend=column.backend)
 
 
 def _plain(finding: Finding) -> Finding:

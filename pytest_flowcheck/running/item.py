@@ -132,13 +132,13 @@ def conclude(task: Task, finding: Finding) -> None:
         pytest.skip(f"{finding.verdict.value}: {finding.message}")
 
 
-def story(task: Task, finding: Finding) -> str:
-    """The whole failure message, and the command that shows it again."""
+def story(task: Task, finding: Finding, reproducer: str = "") -> str:
+    """The whole failure message, and the command that shows it again: the task's own, or this one."""
     head = f"{finding.verdict.value} ({finding.level}) {task.rule.id} on {task.column.label}"
     message = finding.message
     if not message.startswith(task.rule.id) and finding.verdict is not Verdict.ADAPTER_ERROR:
         message = f"{task.rule.id} {task.rule.sentence}\n\n{message}"
-    return f"{head}\n\n{message}\n\nReproduce:     {task.reproducer}"
+    return f"{head}\n\n{message}\n\nReproduce:     {reproducer or task.reproducer}"
 
 
 def shown_as(data: Mapping[str, Any], *, failed: bool) -> tuple[str, str, str]:

@@ -135,8 +135,8 @@ def make_plan(config: pytest.Config) -> Plan:
     if not option.flowcheck_patience > 0:
         raise UsageError(f"--flowcheck-patience: {option.flowcheck_patience:g} is no number of seconds above 0")
     facets = offers.all_facets(config)
-    only = _only(option.flowcheck_only, facets)
-    chosen = _chosen_facets(option.flowcheck_facet, facets)
+    only = only_these(option.flowcheck_only, facets)
+    chosen = chosen_facets(option.flowcheck_facet, facets)
     columns = label(_broken(config) if option.flowcheck_selftest else _resolve(config))
     if (known := baseline_of(config, facets)) is not None:
         columns = [replace(column, expected=known.of(column.label)) for column in columns]
@@ -163,7 +163,7 @@ def baseline_of(config: pytest.Config, facets: Mapping[str, str]) -> Baseline | 
         return None
     from pytest_flowcheck.certificate import baseline
 
-    return baseline.read(path, _every_rule(facets))
+    return baseline.read(path, every_rule(facets))
 
 
 def baseline_path(config: pytest.Config) -> Path | None:
@@ -191,7 +191,8 @@ def baseline_path(config: pytest.Config) -> Path | None:
     return None
 
 
-def _every_rule(facets: Mapping[str, str]) -> list[Rule]:
+def every_rule(facets: Mapping[str, str]) -> list[Rule]:
+    """The rules of all these facets."""
     from pytest_flowcheck.rules import rules_of
 
     return [rule for module in facets.values() for rule in rules_of(importlib.import_module(module))]
@@ -201,23 +202,27 @@ def _split(given: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(word.strip() for words in given for word in words.split(",") if word.strip()))
 
 
-def _chosen_facets(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
+def chosen_facets(
+    given: Iterable[str], facets: Mapping[str, str], where: str = "--flowcheck-facet"
+) -> list[str]:
+    """The facets with these names. Raises: UsageError: there is no such facet."""
     chosen = _split(given)
     for facet in chosen:
         if facet not in facets:
             near = get_close_matches(facet, facets, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"facets are: {', '.join(facets)}"
-            raise UsageError(f"--flowcheck-facet: no facet {facet!r}; {hint}")
+            raise UsageError(f"{where}: no facet {facet!r}; {hint}")
     return chosen
 
 
-def _only(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
+def only_these(given: Iterable[str], facets: Mapping[str, str]) -> list[str]:
+    """The ids of these rules, as they are written. Raises: UsageError: there is no such rule."""
     wanted = _split(given)
     if not wanted:
         return []
     from pytest_flowcheck.rules import find_rules
 
-    return [rule.id for rule in find_rules(wanted, _every_rule(facets))]
+    return [rule.id for rule in find_rules(wanted, every_rule(facets))]
 
 
 def _resolve(config: pytest.Config) -> list[Column]:

@@ -9,7 +9,7 @@ from typing import assert_type
 
 from flowcheck_reference import Clients, Executor, Run, Service
 from flowcheck_reference.subject import Reference
-from pytest_flowcheck import rule
+from pytest_flowcheck import RuleCase, certify, rule
 from pytest_flowcheck.errors import Grade
 from pytest_flowcheck.probes.calls import Call
 from pytest_flowcheck.probes.lab import Lab
@@ -71,3 +71,13 @@ def a_rule_takes_a_lab(lab: Lab) -> None:
     assert_type(lab.settle(), Grade)
     assert_type(lab.call("number", lambda: number("1")), Call[int])
     assert_type(lab.call("number", lambda: number("1")).result(), int)
+
+
+@certify(Executor, "dask", facets="executor", only=["EXE-04"], baseline="known.toml")
+def test_conformance(rule: RuleCase, other: int) -> str:
+    assert_type(rule(), None)
+    return rule.id
+
+
+def a_decorated_test_keeps_its_type(rule: RuleCase) -> None:
+    assert_type(test_conformance(rule, 1), str)

@@ -13,7 +13,7 @@ from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import begin, completed, fan, let_all_go, node, some_in_flight, starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.lab import Lab
@@ -71,9 +71,9 @@ class Sleepers(Harness):
     still: dict[Key, tuple[bytes, ...]]
 
     @classmethod
-    def at_start(cls) -> Self:
+    def at_start(cls, tids: Iterable[int] | None = None, *, but: Collection[int] = ()) -> Self:
         """Call it before the subject has opened anything."""
-        harness = super().at_start()
+        harness = super().at_start(tids, but=but)
         harness.still = dict(_asleep(threads()))
         return harness
 
