@@ -12,6 +12,7 @@ import pytest
 
 from pytest_flowcheck import fixtures, hookspecs
 from pytest_flowcheck.fixtures import *  # noqa: F403 - pytest looks for fixtures here
+from pytest_flowcheck.fixtures import stock
 from pytest_flowcheck.running import options, present
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Tell plugins that look this early (pytest-cov) that the run will be distributed; note whose threads come now."""
+    """Before the first line of the user's: take stock; tell plugins that look this early that the run will be distributed."""
+    stock.note(early_config)
     if options.alone(early_config.known_args_namespace):
         from pytest_flowcheck.running import containment
 

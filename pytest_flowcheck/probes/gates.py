@@ -45,7 +45,7 @@ class Gates:
         import anyio
 
         opened = anyio.Event()
-        self.when_open(name, _threadsafe(opened.set))
+        self.when_open(name, threadsafe(opened.set))
         await opened.wait()
 
     def open(self, *names: str) -> None:
@@ -65,6 +65,11 @@ class Gates:
         for release in released:
             release()
 
+    def waiting(self) -> list[str]:
+        """The gates at which somebody waits, in the order in which the first came there."""
+        with self._lock:
+            return list(self._waiting)
+
     def shut_all(self) -> None:
         """From now on a new probe waits again; gates opened by name stay open."""
         with self._lock:
@@ -77,7 +82,7 @@ async def apart(call: Callable[[], T]) -> T:
 
     over, came = anyio.Event(), list[T]()
     raised: list[BaseException] = []
-    ring = _threadsafe(over.set)
+    ring = threadsafe(over.set)
 
     def run() -> None:
         try:
@@ -93,7 +98,7 @@ async def apart(call: Callable[[], T]) -> T:
     return came.pop()
 
 
-def _threadsafe(call: Callable[[], object]) -> Callable[[], None]:
+def threadsafe(call: Callable[[], object]) -> Callable[[], None]:
     """`call`, to be made on the running loop by whichever thread opens the gate; a loop that is gone is no error."""
     if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_run():
         token = trio.lowlevel.current_trio_token()

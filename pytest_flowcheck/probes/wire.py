@@ -130,6 +130,7 @@ class Server:
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._calls: deque[Callable[[], None]] = deque()
+        self._clients: frozenset[int] = frozenset()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
@@ -137,6 +138,12 @@ class Server:
         ready = threading.Event()
         threading.Thread(target=self._serve, args=(ready,), daemon=True, name="flowcheck-probes").start()
         ready.wait()
+
+    def descriptors(self) -> frozenset[int]:
+        """Those that it holds now: for whoever counts what a test left behind. From any thread."""
+        own = (self._listener.fileno(), self._wake.fileno(), self._waker.fileno())
+        selector = getattr(self._selector, "fileno", None)  # only of a kernel's own kind
+        return self._clients.union(own, (selector(),) if selector is not None else ())
 
     def _serve(self, ready: threading.Event) -> None:
         self._adopt(threading.get_native_id())
@@ -159,6 +166,7 @@ class Server:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = _Client(connection, secrets.token_bytes(_NONCE))
         self._selector.register(connection, selectors.EVENT_READ, client)
+        self._clients |= {connection.fileno()}
         self._send(client, client.nonce)
 
     def _run_calls(self) -> None:
@@ -231,6 +239,7 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         self._selector.unregister(client.socket)
+        self._clients -= {client.socket.fileno()}
         client.socket.close()
         if client.in_flight is not None:
             bench, probe = client.in_flight

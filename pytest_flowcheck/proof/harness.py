@@ -10,13 +10,11 @@ import os
 import re
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Self
 
 from pytest_flowcheck.proof import procfs
 from pytest_flowcheck.proof.processes import family, is_subreaper
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
 
 Key = tuple[int, int]
 _EVENTFD_ID = re.compile(rb"eventfd-id:\s*(\d+)")
@@ -93,6 +91,20 @@ class Harness:
         harness.external = frozenset(held)
         harness.since = _now_ticks()
         harness.keeps_orphans = is_subreaper()
+        return harness
+
+    @classmethod
+    def as_of(cls, at: int, threads: Mapping[int, int], objects: frozenset[str]) -> Self:
+        """The same from what was noted earlier in this process: where nothing of ours may be imported at the start.
+
+        Args:
+            at: when, in clock ticks since boot.
+            threads: native ids of those that are the harness's, and when each began, in clock ticks.
+            objects: what was open, by `object_key`.
+        """
+        harness = cls()
+        harness.since, harness.external = at, objects
+        harness._ours = {(os.getpid(), tid): start for tid, start in threads.items()}
         return harness
 
     def _take(self, pid: int) -> None:
@@ -190,20 +202,28 @@ def _now_ticks() -> int:
     return int(uptime * os.sysconf("SC_CLK_TCK"))
 
 
-_reset: list[Any] = []
+_alarms: dict[str, Callable[[Any], bool]] = {}
+_registered: list[bool] = []
 
 
 def _reset_in_children(handler: Any) -> None:
-    """A fork inherits the harness's handler but not its timer; without it "catches SIGALRM" tells who has a timer."""
-    if not _reset:
+    forget_alarm_in_children("of the rule", lambda now: now is handler)
+
+
+def forget_alarm_in_children(whose: str, is_ours: Callable[[Any], bool]) -> None:
+    """A fork inherits the harness's handler but not its timer; without it "catches SIGALRM" tells who has a timer.
+
+    Args:
+        whose: replaces what was said before under this name.
+        is_ours: whether a handler of SIGALRM is the harness's; must not raise.
+    """
+    if not _registered:
+        _registered.append(True)
         os.register_at_fork(after_in_child=_forget_alarm)
-    _reset[:] = [handler]
+    _alarms[whose] = is_ours
 
 
 def _forget_alarm() -> None:
-    if (
-        _reset
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGALRM) is _reset[0]
-    ):
+    handler: Any = signal.getsignal(signal.SIGALRM)
+    if threading.current_thread() is threading.main_thread() and any(ours(handler) for ours in _alarms.values()):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -6,16 +6,17 @@ Their clock is no reason to doubt: what they look at can only be changed by a th
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.proof.sighting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 TRIO_LONGEST: Final = "a deadline of 86400000 ms"
 """How long a trio loop waits for events at most, as `decode` words it: a loop without deadlines waits exactly so long."""
@@ -45,8 +46,10 @@ def known_loop() -> Generator[Callable[[bool], None]]:
 def excuse(waits: Sequence[Wait]) -> list[Wait]:
     """The waits, with those of known pollers as `untimed`.
 
-    Known: a trio loop of the kit's own that says that no deadline is set, while the kernel says that it waits for a day. Of
-    another process's loop the day is enough: it waits for less as soon as there is a deadline before that.
+    Known: a trio loop of this process on which no deadline is set, while the kernel says that it waits for a day. A loop of
+    the kit's own says so itself; of any other the runner is asked, also where it is another loop's guest and waits on a
+    thread of trio's cache (anyio's pytest plugin runs it so). Of another process's loop the day is enough: it waits for less
+    as soon as there is a deadline before that.
 
     Known too: an idle thread of trio's cache, which waits ten seconds for a job and then ends. It is one if it is in a
     futex with a deadline, and its innermost Python frame is the cache's own loop, which it leaves for the length of a job.
@@ -56,7 +59,9 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
     wait has a deadline, and the server's accepting thread already waits at its door: then what it was given to run
     first has ended.
     """
-    waits = [_rested(wait) for wait in waits]
+    if any(wait.kind == "timed" and TRIO_LONGEST in wait.text for wait in waits):
+        resting = {tid for tid, rests in tuple(_resting.items()) if rests} | _loops_without_deadlines()
+        waits = [_rested(wait, resting) for wait in waits]
     if any(wait.kind == "timed" and wait.pid == os.getpid() for wait in waits):
         idle = _idle_in_trios_cache()
         waits = [
@@ -78,11 +83,41 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
     ]
 
 
-def _rested(wait: Wait) -> Wait:
+def _rested(wait: Wait, resting: set[int]) -> Wait:
     theirs = wait.pid != os.getpid()
-    if wait.kind == "timed" and TRIO_LONGEST in wait.text and (theirs or _resting.get(wait.tid)):
+    if wait.kind == "timed" and TRIO_LONGEST in wait.text and (theirs or wait.tid in resting):
         return Wait(wait.pid, wait.tid, "untimed", "waits for events: a trio loop without deadlines")
     return wait
+
+
+def _loops_without_deadlines() -> set[int]:
+    """Native ids of threads of this process that wait for a trio loop's events, while no task of that loop has a deadline."""
+    deadlines = ((tid, getattr(runner, "deadlines", None)) for tid, runner, _guest in _waiting_loops())
+    return {tid for tid, known in deadlines if known is not None and math.isinf(known.next_deadline())}
+
+
+def _waiting_loops() -> Iterator[tuple[int, Any, bool]]:
+    """Who waits for a trio loop's events: the native id, trio's runner, and whether the loop is another one's guest.
+
+    The runner is a local of `trio.run`; of a guest, the waiting function closes over its state.
+    """
+    manager = getattr(sys.modules.get("trio._core._io_epoll"), "EpollIOManager", None)
+    wait = getattr(getattr(manager, "get_events", None), "__code__", None)
+    if wait is None:
+        return
+    frames = sys._current_frames()  # noqa: SLF001 - the only way to see where another thread is  # pyright: ignore[reportPrivateUsage]
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame is None or frame.f_code is not wait or frame.f_back is None:
+            continue
+        around = frame.f_back.f_locals
+        runner = around.get("runner")
+        yield thread.native_id or 0, runner or getattr(around.get("self"), "runner", None), runner is None
+
+
+def kept_by_trio() -> set[int]:
+    """Native ids of threads of this process that trio keeps: idle ones of its cache, and those that wait for a guest's events."""
+    return _idle_in_trios_cache() | {tid for tid, _runner, guest in _waiting_loops() if guest}
 
 
 def _idle_in_trios_cache() -> set[int]:
