@@ -17,6 +17,7 @@ from pytest_flowcheck.proof.sighting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from types import FrameType
 
 TRIO_LONGEST: Final = "a deadline of 86400000 ms"
 """How long a trio loop waits for events at most, as `decode` words it: a loop without deadlines waits exactly so long."""
@@ -92,27 +93,29 @@ def _rested(wait: Wait, resting: set[int]) -> Wait:
 
 def _loops_without_deadlines() -> set[int]:
     """Native ids of threads of this process that wait for a trio loop's events, while no task of that loop has a deadline."""
-    deadlines = ((tid, getattr(runner, "deadlines", None)) for tid, runner, _guest in _waiting_loops())
-    return {tid for tid, known in deadlines if known is not None and math.isinf(known.next_deadline())}
+    return {tid for tid, runner, _guest in _waiting_loops() if math.isinf(runner.deadlines.next_deadline())}
 
 
 def _waiting_loops() -> Iterator[tuple[int, Any, bool]]:
-    """Who waits for a trio loop's events: the native id, trio's runner, and whether the loop is another one's guest.
+    """Who waits for a trio loop's events: the native id, trio's runner, and whether the loop is another one's guest."""
+    frames = sys._current_frames()  # noqa: SLF001 - the only way to see where another thread is  # pyright: ignore[reportPrivateUsage]
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame is not None and (runner := runner_of(frame)) is not None:
+            yield thread.native_id or 0, runner, frame.f_back is not None and "runner" not in frame.f_back.f_locals
+
+
+def runner_of(frame: FrameType) -> Any:
+    """trio's runner, where this innermost frame of a thread waits for the events of its loop; else None.
 
     The runner is a local of `trio.run`; of a guest, the waiting function closes over its state.
     """
     manager = getattr(sys.modules.get("trio._core._io_epoll"), "EpollIOManager", None)
     wait = getattr(getattr(manager, "get_events", None), "__code__", None)
-    if wait is None:
-        return
-    frames = sys._current_frames()  # noqa: SLF001 - the only way to see where another thread is  # pyright: ignore[reportPrivateUsage]
-    for thread in threading.enumerate():
-        frame = frames.get(thread.ident or 0)
-        if frame is None or frame.f_code is not wait or frame.f_back is None:
-            continue
-        around = frame.f_back.f_locals
-        runner = around.get("runner")
-        yield thread.native_id or 0, runner or getattr(around.get("self"), "runner", None), runner is None
+    if wait is None or frame.f_code is not wait or frame.f_back is None:
+        return None
+    around = frame.f_back.f_locals
+    return around.get("runner") or getattr(around.get("self"), "runner", None)
 
 
 def kept_by_trio() -> set[int]:

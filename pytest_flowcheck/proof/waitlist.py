@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowcheck.proof import procfs
+from pytest_flowcheck.proof import pollers, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _STDLIB = str(Path(os.__file__).parent) + os.sep
 _KIT = str(Path(__file__).parents[1]) + os.sep
+_GATES = str(Path(_KIT, "probes", "gates.py"))
 _IDLE = "idle pool worker"
 
 
@@ -81,6 +82,8 @@ def _place(frame: FrameType) -> str:
 
     users = [at for at in chain if not is_library(at) and not at.f_code.co_filename.startswith(_KIT)]
     kits = [at for at in chain if at.f_code.co_filename.startswith(_KIT)]
+    if not users and pollers.runner_of(frame) is not None:
+        return ""  # a guest's events, on a thread of trio's: its tasks were told
     at = (users or kits or chain)[0]
     return f", at {_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
 
@@ -97,6 +100,10 @@ def _words(frame: FrameType, wait: Wait) -> str:
             return helper
     for depth, at in enumerate(_outwards(frame)):
         code = at.f_code
+        if depth == 0 and (code.co_filename, code.co_name) == (_GATES, "wait"):
+            return f"waits at the gate '{at.f_locals['name']}'"
+        if depth == 0 and (runner := pollers.runner_of(at)) is not None:
+            return _trio_loop(runner)
         if not code.co_filename.startswith(_STDLIB) or "site-packages" in code.co_filename:
             if depth == 0:
                 return _bare(at, wait)
@@ -178,9 +185,35 @@ def _loop(frame: FrameType, _depth: int) -> str:
 
 
 def _task(task: Any) -> str:
-    stack = task.get_stack(limit=1)
-    where = f" at {_where(stack[0].f_code.co_filename, stack[0].f_lineno)} {stack[0].f_code.co_name}" if stack else ""
-    return f"task '{task.get_name()}'{where}"
+    return f"task '{task.get_name()}'{_awaits(task.get_coro())}"
+
+
+def _trio_loop(runner: Any) -> str:
+    """The tasks of the trio loop for whose events a thread waits, without trio's own."""
+    tasks = [task for task in tuple(runner.tasks) if not task.name.startswith(("trio.", "<"))]
+    told = sorted(f"task '{task.name.rpartition('.')[2]}'{_awaits(task.coro)}" for task in tasks)
+    return f"waits for events of a trio loop with {', '.join(told) or 'no tasks'}"
+
+
+def _awaits(coroutine: Any) -> str:
+    """Where it waits: the innermost frame of the user's along the awaits; else the outermost of all."""
+    frames: list[FrameType] = []
+    while coroutine is not None:
+        kind = "cr" if hasattr(coroutine, "cr_frame") else "gi" if hasattr(coroutine, "gi_frame") else "ag"
+        frame = getattr(coroutine, f"{kind}_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        coroutine = getattr(coroutine, f"{kind}_{'yieldfrom' if kind == 'gi' else 'await'}", None)
+    if not frames:
+        return ""
+    files = [at.f_code.co_filename for at in frames]
+    users = [
+        at
+        for at, file in zip(frames, files, strict=True)
+        if not file.startswith((_STDLIB, _KIT, "<")) and "site-packages" not in file
+    ]
+    at = (users or frames[:1])[-1]
+    return f" at {_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
 
 
 _HELPERS = {
