@@ -60,6 +60,7 @@ def excuse(waits: Sequence[Wait]) -> list[Wait]:
     wait has a deadline, and the server's accepting thread already waits at its door: then what it was given to run
     first has ended.
     """
+    waits = list(waits)
     if any(wait.kind == "timed" and TRIO_LONGEST in wait.text for wait in waits):
         resting = {tid for tid, rests in tuple(_resting.items()) if rests} | _loops_without_deadlines()
         waits = [_rested(wait, resting) for wait in waits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,3 +116,35 @@ def run(tmp_path: Path) -> Iterator[Runner]:
     yield runner
     for pid, _ in _marked(runner.mark):
         os.kill(pid, 9)
+
+
+@pytest.fixture
+def theirs(run):
+    """`theirs(text, *options, ini="")`: a run of a test module of theirs."""
+
+    def theirs(text: str, *options: str, ini: str = "", quiet: bool = True):
+        (run.folder / "pytest.ini").write_text(f"[pytest]\n{ini}")
+        (run.folder / "test_theirs.py").write_text(text)
+        return run("test_theirs.py", "-p", "no:cacheprovider", *options, report=False, quiet=quiet)
+
+    return theirs
+
+
+@pytest.fixture
+def page_of_theirs(theirs):
+    """`page_of_theirs("find-leaks", number)`: runs that Python block of a how-to page word for word; each line of the page's
+    text blocks must be in what some of them printed."""
+
+    def page(name: str, *options: str) -> Run:
+        path = Path(__file__).parents[2] / f"docs/how-to/{name}.md"
+        if not path.exists():
+            pytest.skip("needs the source tree, not only the installed package")
+        blocks = path.read_text().split("```")[1::2]
+        modules = [block.removeprefix("python\n") for block in blocks if block.startswith("python\n")]
+        done = theirs("\n".join(modules), *options)
+        for text in [block.removeprefix("text\n") for block in blocks if block.startswith("text\n")]:
+            for line in re.sub(r"(/home/me/)?test_\w+\.py", "test_theirs.py", text).splitlines():
+                assert line.strip() in done.output, (line, done.output)
+        return done
+
+    return page
