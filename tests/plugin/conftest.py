@@ -132,8 +132,8 @@ def theirs(run):
 
 @pytest.fixture
 def page_of_theirs(theirs):
-    """`page_of_theirs("find-leaks", number)`: runs that Python block of a how-to page word for word; each line of the page's
-    text blocks must be in what some of them printed."""
+    """`page_of_theirs("find-leaks", *options)`: a run of all Python blocks of a how-to page, word for word, as one module. It
+    must print each line of the page's text blocks, but for folders, pids and times."""
 
     def page(name: str, *options: str) -> Run:
         path = Path(__file__).parents[2] / f"docs/how-to/{name}.md"
@@ -144,7 +144,7 @@ def page_of_theirs(theirs):
         done = theirs("\n".join(modules), *options)
         for text in [block.removeprefix("text\n") for block in blocks if block.startswith("text\n")]:
             for line in map(str.strip, text.splitlines()):
-                known = re.sub(r"\d{4,}|[\d.]+(?=\\ ms)", r"[\\d.]+", re.escape(line))  # pids, thread ids, times
+                known = re.sub(r"\d{4,}|[\d\\.]+(?=\\ ms)", r"[\\d.]+", re.escape(line))  # pids, thread ids, times
                 known = re.sub(r"(/home/me/)?test_\w+\\\.py", r"\\S*test_theirs[.]py", known)
                 assert re.search(known, done.output), (line, done.output)
         return done

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from pytest_flowcheck import fixtures
 from pytest_flowcheck.fixtures.timeline import History
 
 SETTLES = """
@@ -97,13 +98,25 @@ def test_bad_marker(flowcheck_settled): pass
 
 def test_bad_argument(flowcheck_settled):
     flowcheck_settled(patience=0)
+
+def test_passes(flowcheck_timeline):
+    flowcheck_timeline.note("not told")
+
+@pytest.fixture
+def fails(flowcheck_timeline):
+    flowcheck_timeline.note("set up")
+    yield
+    flowcheck_timeline.note("torn down")
+    assert not "a teardown"
+
+def test_fails_at_teardown(fails): pass
 """
 
 
-@pytest.mark.parametrize("mode", [(), ("-n1", "--timeout=200")], ids=["alone", "xdist-and-timeout"])
-def test_what_can_be_proven_is_proven_and_nothing_else(theirs, mode: tuple[str, ...]) -> None:
-    """Threads, processes, loops; a clock or a running thread forbids it, and the message says which."""
-    done = theirs(SETTLES, *mode, "-p", "no:randomly", quiet=False)
+def test_what_can_be_proven_is_proven_and_nothing_else(theirs) -> None:
+    """Threads, processes, loops; a clock or a running thread forbids it, and the message says which. xdist's connection and
+    the alarm of pytest-timeout forbid nothing."""
+    done = theirs(SETTLES, "-n1", "-rA", "--timeout=200", "-p", "no:randomly", quiet=False)
     assert done.status == 1, done.output
     failed = {line.split(" ")[1].partition("::")[2] for line in done.output.splitlines() if line.startswith("FAILED")}
     assert failed == {
@@ -119,8 +132,12 @@ def test_what_can_be_proven_is_proven_and_nothing_else(theirs, mode: tuple[str, 
         "it can never come about that the server is ready",
         "the marker flowcheck_patience got 'long'; it takes a number of seconds, more than 0",
         "patience=0: write a number of seconds, more than 0",
+        "- flowcheck timeline -",
+        "set up  (MainThread)",
+        "torn down  (MainThread)",
     ):
         assert told in done.output, (told, done.output)
+    assert "not told" not in done.output, "a test that passes shows no timeline"
 
 
 def test_the_example_of_its_page_does_what_the_page_says(page_of_theirs) -> None:
@@ -130,40 +147,46 @@ def test_the_example_of_its_page_does_what_the_page_says(page_of_theirs) -> None
 
 
 def test_the_example_of_the_timelines_page_does_what_the_page_says(page_of_theirs) -> None:
-    """Word for word; a test that passes shows no timeline."""
-    done = page_of_theirs("tell-what-happened", "-rA")
+    """Word for word."""
+    done = page_of_theirs("tell-what-happened")
     assert "1 failed" in done.output, done.output
 
 
-def test_a_timeline_is_told_only_where_a_test_fails(theirs) -> None:
-    """Whichever phase it is that fails, in workers of xdist as well."""
-    text = """
-import pytest
-def test_passes(flowcheck_timeline):
-    flowcheck_timeline.note("not told")
+class Settings:
+    """What an ini file says, but for one key."""
 
-@pytest.fixture
-def fails(flowcheck_timeline):
-    flowcheck_timeline.note("set up")
-    yield
-    flowcheck_timeline.note("torn down")
-    assert not "a teardown"
+    inipath = "pytest.ini"
 
-def test_fails_at_teardown(fails): pass
-"""
-    done = theirs(text, "-n1", "-rA")
-    assert "not told" not in done.output, done.output
-    assert "flowcheck timeline" in done.output
-    assert "set up  (MainThread)" in done.output
-    assert "torn down  (MainThread)" in done.output
+    def __init__(self, **said: str) -> None:
+        self.said = {"flowcheck_loops": "fail", "flowcheck_leaks": "fail", "flowcheck_patience": "30", **said}
+        self.getini = self.said.__getitem__
+
+    def addinivalue_line(self, name: str, line: str) -> None:
+        """Markers are of no interest here."""
 
 
-def test_a_bad_setting_gets_one_clear_line(theirs) -> None:
-    """And no test runs."""
-    done = theirs("def test_it(): pass\n", ini="flowcheck_patience = ten\n")
-    assert done.status == 4, done.output
-    assert "flowcheck_patience = 'ten' in" in done.output
-    assert "Traceback" not in done.output
+@pytest.mark.parametrize(
+    ("key", "said", "told"),
+    [
+        (
+            "flowcheck_patience",
+            "ten",
+            "flowcheck_patience = 'ten' in pytest.ini: write a number of seconds, more than 0",
+        ),
+        ("flowcheck_patience", "0", "flowcheck_patience = '0' in pytest.ini: write a number of seconds, more than 0"),
+        (
+            "flowcheck_patience",
+            "nan",
+            "flowcheck_patience = 'nan' in pytest.ini: write a number of seconds, more than 0",
+        ),
+        ("flowcheck_leaks", "reap", "flowcheck_leaks = 'reap' in pytest.ini: write 'fail' or 'warn'"),
+    ],
+)
+def test_a_bad_setting_gets_one_clear_line(key: str, said: str, told: str) -> None:
+    """Of pytest's own kind, which ends the run before any test."""
+    with pytest.raises(pytest.UsageError) as raised:
+        fixtures.register(Settings(**{key: said}))
+    assert str(raised.value) == told
 
 
 def test_events_can_be_asserted_on(flowcheck_timeline, flowcheck_gates) -> None:
