@@ -10,7 +10,7 @@ from pytest_flowcheck import fixtures
 from pytest_flowcheck.fixtures.timeline import History
 
 SETTLES = """
-import asyncio, threading
+import asyncio, signal, threading
 import anyio, pytest
 from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor
 
@@ -99,6 +99,24 @@ def test_bad_marker(flowcheck_settled): pass
 def test_bad_argument(flowcheck_settled):
     flowcheck_settled(patience=0)
 
+def test_an_alarm(flowcheck_settled):
+    theirs, their_time = signal.signal(signal.SIGALRM, lambda *_: None), signal.setitimer(signal.ITIMER_REAL, 3600)
+    try:
+        flowcheck_settled(patience=0.1)
+    finally:
+        signal.signal(signal.SIGALRM, theirs), signal.setitimer(signal.ITIMER_REAL, *their_time)
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadPoolExecutor(1, thread_name_prefix="server") as pool:
+        stop = threading.Event()
+        pool.submit(stop.wait, 3600)
+        yield
+        stop.set()
+
+def test_a_thread_of_a_wider_fixture(server, flowcheck_settled):
+    flowcheck_settled(patience=0.1)
+
 def test_passes(flowcheck_timeline):
     flowcheck_timeline.note("not told")
 
@@ -125,6 +143,8 @@ def test_what_can_be_proven_is_proven_and_nothing_else(theirs) -> None:
         "test_a_thread_runs_on",
         "test_never",
         "test_bad_argument",
+        "test_an_alarm",
+        "test_a_thread_of_a_wider_fixture",
     }, done.output
     for told in (
         "not proven within 0.1 s that nothing more will happen: thread 'MainThread' waits (epoll_wait: ",
@@ -132,6 +152,9 @@ def test_what_can_be_proven_is_proven_and_nothing_else(theirs) -> None:
         "it can never come about that the server is ready",
         "the marker flowcheck_patience got 'long'; it takes a number of seconds, more than 0",
         "patience=0: write a number of seconds, more than 0",
+        "will happen: process",
+        " has an interval timer (SIGALRM)",
+        "will happen: thread 'server_0' waits (futex: a private futex, with a deadline)",
         "- flowcheck timeline -",
         "set up  (MainThread)",
         "torn down  (MainThread)",
