@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
-import anyio
-import pytest
-
 LEAKS = """
 import asyncio, socket, subprocess, sys, threading
 import pytest
@@ -153,6 +147,45 @@ def test_trio_on_a_thread_of_its_own():
     assert anyio.run(anyio.to_thread.run_sync, abs, -1, backend="trio") == 1
 """
 
+GROWTH = """
+import asyncio, threading
+import anyio, pytest
+from concurrent.futures import ThreadPoolExecutor
+
+def test_files(flowcheck_leaks):
+    files = []
+    grown = flowcheck_leaks.growth(lambda: files.append(open(__file__)), rounds=2)
+    assert len(grown) == 2, grown
+    assert all(f"-> {__file__}, held by a io.TextIOWrapper" in line for line in grown), grown
+    for file in files: file.close()
+
+def test_loops(flowcheck_leaks):
+    loops = []
+    assert "2 more event loops in 2 rounds" in flowcheck_leaks.growth(lambda: loops.append(asyncio.new_event_loop()), 2)
+    for loop in loops: loop.close()
+
+def test_a_pool(flowcheck_leaks):
+    barrier = threading.Barrier(2)
+    with ThreadPoolExecutor(4) as pool:
+        assert flowcheck_leaks.growth(lambda: list(pool.map(lambda _: barrier.wait(), range(2))), rounds=3) == []
+    with pytest.raises(ValueError, match="rounds=1: write a whole number, 2 or more"):
+        flowcheck_leaks.growth(list, rounds=1)
+    with pytest.raises(TypeError, match=r"gives an awaitable: write `await flowcheck_leaks.aio.growth"):
+        flowcheck_leaks.growth(anyio.lowlevel.checkpoint)
+    with pytest.raises(TypeError, match=r"keep\\('it'\\): write a thread, an event loop or the pid of a child process"):
+        flowcheck_leaks.keep("it")
+
+@pytest.mark.anyio
+async def test_on_a_loop(flowcheck_leaks):
+    files = []
+    async def leaky():
+        await anyio.lowlevel.checkpoint()
+        files.append(open(__file__))
+    assert await flowcheck_leaks.aio.growth(anyio.lowlevel.checkpoint, rounds=2) == []
+    assert len(await flowcheck_leaks.aio.growth(leaky, rounds=2)) == 2
+    for file in files: file.close()
+"""
+
 
 def line_of(what: str) -> int:
     return 1 + next(n for n, line in enumerate(LEAKS.splitlines()) if line.endswith(f"# LINE of {what}"))
@@ -216,42 +249,8 @@ def test_the_example_of_its_page_does_what_the_page_says(page_of_theirs) -> None
     assert "1 failed, 1 passed, 1 error" in done.output, done.output
 
 
-def test_what_grows_with_use_is_told_and_what_is_made_once_is_not(flowcheck_leaks) -> None:
-    """Workers of a pool come and stay; files and loops that pile up are growth."""
-    files = []
-    grown = flowcheck_leaks.growth(lambda: files.append(open(__file__)), rounds=2)  # noqa: SIM115
-    assert len(grown) == 2, grown
-    assert all(f"-> {__file__}, held by a io.TextIOWrapper" in line for line in grown)
-    for file in files:
-        file.close()
-    barrier = threading.Barrier(2)
-    with ThreadPoolExecutor(4) as pool:
-        assert flowcheck_leaks.growth(lambda: list(pool.map(lambda _: barrier.wait(), range(2))), rounds=3) == []
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_growth_on_a_loop(flowcheck_leaks, backend: str) -> None:
-    """`call` is awaited."""
-    files = []
-
-    async def leaky() -> None:
-        await anyio.lowlevel.checkpoint()
-        files.append(open(__file__))  # noqa: SIM115
-
-    async def main() -> list[str]:
-        assert await flowcheck_leaks.aio.growth(anyio.lowlevel.checkpoint, rounds=2) == []
-        return await flowcheck_leaks.aio.growth(leaky, rounds=2)
-
-    assert len(anyio.run(main, backend=backend)) == 2
-    for file in files:
-        file.close()
-
-
-def test_what_makes_no_sense_is_refused(flowcheck_leaks) -> None:
-    """In one line, with what to write."""
-    with pytest.raises(ValueError, match="rounds=1: write a whole number, 2 or more"):
-        flowcheck_leaks.growth(list, rounds=1)
-    with pytest.raises(TypeError, match=r"gives an awaitable: write `await flowcheck_leaks.aio.growth\(...\)`"):
-        flowcheck_leaks.growth(anyio.lowlevel.checkpoint)
-    with pytest.raises(TypeError, match=r"keep\('it'\): write a thread, an event loop or the pid of a child process"):
-        flowcheck_leaks.keep("it")
+def test_what_grows_with_use_is_told_and_what_is_made_once_is_not(theirs) -> None:
+    """Workers of a pool come and stay; files and loops that pile up are growth. On a thread and on loops."""
+    done = theirs(GROWTH, "-p", "anyio")
+    assert done.status == 0, done.output
+    assert "5 passed" in done.output
