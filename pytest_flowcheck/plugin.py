@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flowcheck import fixtures, hookspecs
+from pytest_flowcheck import fixtures, hookspecs, stock
 from pytest_flowcheck.fixtures import *  # noqa: F403 - pytest looks for fixtures here
-from pytest_flowcheck.fixtures import stock
-from pytest_flowcheck.running import options, present
+from pytest_flowcheck.running import options
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,12 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Announce the markers of fixtures."""
     fixtures.register(config)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    """Note which threads are the plugins': no test module is imported yet."""
-    present.collection_begins(session.config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -86,12 +79,11 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Before the first line of the user's: take stock; tell plugins that look this early that the run will be distributed."""
-    stock.note(early_config)
     if options.alone(early_config.known_args_namespace):
         from pytest_flowcheck.running import containment
 
         containment.prepare(early_config.known_args_namespace)
-    with present.conftests_load(early_config):
+    with stock.taken(early_config):
         return (yield)
 
 

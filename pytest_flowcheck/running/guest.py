@@ -1,9 +1,9 @@
 """Rules among a user's own tests: what `@certify` asked for becomes tests, which are judged in the process that runs them.
 
 Here the kit is a guest. Between two rules everything is as the other tests know it: who hears uncaught errors, what the
-garbage collector looks at, whose orphans are kept. And of the threads that are there only those are taken for the harness's
-which were there before any test module was imported, or belong to a plugin that is known to bound tests: any other may be
-the subject's, of a test before, and to leave that out would make false proofs. It can only make a proof impossible.
+garbage collector looks at, whose orphans are kept. And of the threads that are there only `Bystanders` are taken for the
+harness's: any other may be the subject's, of a test before, and to leave that out would make false proofs. It can only make
+a proof impossible.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.mark import ParameterSet  # what pytest.param gives; it has no public name
 
-from pytest_flowcheck import subjects
+from pytest_flowcheck import stock, subjects
 from pytest_flowcheck.certificate import baseline
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.conformance import ATTRIBUTE, Wanted
 from pytest_flowcheck.errors import UsageError
 from pytest_flowcheck.probes import kept
 from pytest_flowcheck.proof import Harness, become_subreaper
-from pytest_flowcheck.running import offers, present, shield, start
+from pytest_flowcheck.proof.bystanders import Bystanders
+from pytest_flowcheck.running import offers, shield, start
 from pytest_flowcheck.running.bench import Bench
 from pytest_flowcheck.running.item import OUTERMOST, properties, story, unstable
 from pytest_flowcheck.running.plan import Column, Plan, Task
@@ -103,8 +104,9 @@ class Guest(Bench):
         self.given: dict[str, Any] = {}
         """Label -> the very object that a test module named: where modules are imported by their files, a second import
         would make another."""
-        self.harness = Harness.at_start(present.of_plugins(config))
-        self._tids: set[int] = set()
+        then = stock.of(config)
+        self.harness: Harness = Bystanders.as_of(then.at, then.threads, then.objects)
+        self._before: set[int] = set()
         self._status = 0
         become_subreaper(on=not self._reaps)
 
@@ -112,6 +114,7 @@ class Guest(Bench):
 
     def run(self, task: Task) -> Finding:
         """Judge one task, with nothing left of it for the next test but what it leaked."""
+        self.harness.adopt(threading.get_native_id())  # from here the rule is watched
         with shield.own_hooks() as self._noted, _frozen():
             return super().run(task)
 
@@ -129,14 +132,12 @@ class Guest(Bench):
         return subjects.load(column.spec) if target is None else subjects.understand(column.spec, target)
 
     def _begins(self) -> None:
-        """Threads that came since the test began are the harness's only if they bound tests; see `arrive`."""
-        came = [t for t in threading.enumerate() if t.native_id not in self._tids and t.name.startswith("pytest_timeout ")]
-        tids = [t.native_id for t in came if t.native_id is not None]
+        """Adopt the one thread that pytest's faulthandler has started for this test: it is C's, and has no name."""
         if float(self.config.getini("faulthandler_timeout") or 0) > 0:
-            known = {t.native_id for t in threading.enumerate()}
-            foreign = [tid for tid in self.harness.living() if tid not in known and tid not in self._tids]
-            tids += foreign if len(foreign) == 1 else []
-        self.harness.between_rules(tids)
+            known = {thread.native_id for thread in threading.enumerate()}
+            came = [tid for tid in self.harness.living() if tid not in known and tid not in self._before]
+            if len(came) == 1:
+                self.harness.adopt(came[0])
 
     # --- the session ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class Guest(Bench):
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
-        """Around the tests that judge: before any plugin bounds the first of them, and after the last."""
+        """Around the tests that judge: before any plugin bounds them, and after the last."""
         case = case_of(item)
         if case is None:
             return (yield)
@@ -152,8 +153,7 @@ class Guest(Bench):
         item.user_properties += properties(case.task)
         if self._reaps:
             become_subreaper()
-        self.harness.rule_ended()  # whatever other tests left may be the subject's
-        self._tids = set(self.harness.living())
+        self._before = set(self.harness.living())
         try:
             return (yield)
         finally:

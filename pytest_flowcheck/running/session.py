@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flowcheck import stock
 from pytest_flowcheck.certificate import baseline, card, document, policy
 from pytest_flowcheck.certificate.accounting import Ledger, account
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import UsageError
-from pytest_flowcheck.running import options, present, selftest
+from pytest_flowcheck.running import options, selftest
 from pytest_flowcheck.running.item import RuleItem, collect, shown_as
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Certification:
         if not self._contained and not config.option.collectonly:
             from pytest_flowcheck.running.bench import Bench
 
-            self.bench = Bench(self.plan, self._journal, strangers=present.of_conftests(config))
+            self.bench = Bench(self.plan, self._journal, strangers=stock.of_conftests(config))
 
     def pytest_report_header(self) -> list[str]:
         """Who is judged, by which rules."""
