@@ -189,17 +189,20 @@ class _Held:
         self.steps: list[Step] = []
         self.reached = False
         self.place = ""
-        self._coroutine, self._code, self._leader, self._target = coroutine, code, leader, target
+        self._coroutine, self._code, self._target = coroutine, code, target
+        self._leader: Leader = leader
         self._tell, self._hold = reached, hold
         self._counts: dict[tuple[str, int], int] = {}
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """As the coroutine's own: what it waits for, the loop is given; what the loop says, it is told, but later."""
-        coroutine, value = self._coroutine, None
+        coroutine = self._coroutine
+        value: Any = None
+        throw: Callable[[Any], Any] = coroutine.throw
         step: Callable[[Any], Any] = coroutine.send
         while True:
             try:
-                waits_for = step(value)
+                waits_for: Any = step(value)
             except StopIteration as end:
                 return end.value
             hit = self._suspended()
@@ -211,7 +214,7 @@ class _Held:
                     yield from self._hold().__await__()
                 step = coroutine.send
             except BaseException as error:  # noqa: BLE001 - the operation's, a cancellation for one
-                step, value = coroutine.throw, error
+                step, value = throw, error
 
     def _suspended(self) -> bool:
         """Whether this is where it is to be held."""
@@ -221,7 +224,7 @@ class _Held:
         code, line = at
         key = code.co_qualname, line - code.co_firstlineno
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        step = Step(self._leader, *key, count, None, self._leader)
+        step = Step(self._leader, key[0], key[1], count, None, self._leader)
         self.steps.append(step)
         if self.reached or step != self._target:
             return False
