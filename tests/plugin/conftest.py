@@ -115,3 +115,15 @@ def run(tmp_path: Path) -> Iterator[Runner]:
     yield runner
     for pid, _ in _marked(runner.mark):
         os.kill(pid, 9)
+
+
+@pytest.fixture
+def theirs(run):
+    """`theirs(text, *options, ini="")`: a run of a test module of theirs."""
+
+    def theirs(text: str, *options: str, ini: str = "", quiet: bool = True):
+        (run.folder / "pytest.ini").write_text(f"[pytest]\n{ini}")
+        (run.folder / "test_theirs.py").write_text(text)
+        return run("test_theirs.py", "-p", "no:cacheprovider", *options, report=False, quiet=quiet)
+
+    return theirs

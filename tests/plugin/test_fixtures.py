@@ -41,18 +41,6 @@ def test_what_became_of_it():
 LINE = 1 + CARELESS.splitlines().index("        self.loop = asyncio.new_event_loop()  # LINE")
 
 
-@pytest.fixture
-def theirs(run):
-    """`theirs(text, *options, ini="")`: a run of a test module of theirs."""
-
-    def theirs(text: str, *options: str, ini: str = "", quiet: bool = True):
-        (run.folder / "pytest.ini").write_text(f"[pytest]\n{ini}")
-        (run.folder / "test_theirs.py").write_text(text)
-        return run("test_theirs.py", "-p", "no:cacheprovider", *options, report=False, quiet=quiet)
-
-    return theirs
-
-
 def test_the_example_of_its_page_does_what_the_page_says(theirs) -> None:
     """Word for word, but for the folder."""
     page = Path(__file__).parents[2] / "docs/how-to/find-left-loops.md"
