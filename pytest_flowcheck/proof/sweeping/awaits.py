@@ -24,7 +24,7 @@ W = TypeVar("W")
 
 _TURNS: Final = 1000
 """So many turns of the loop the other task is given to come to its end; then it is taken for blocked, and the held one goes
-on. Whichever is right: either is a schedule that can be."""
+on. So many, too, has the leading task to come to its step. Whichever is right: either is a schedule that can be."""
 
 
 class Awaits(Generic[W]):
@@ -111,20 +111,23 @@ class Awaits(Generic[W]):
         begin, over = anyio.Event(), anyio.Event()
         blocked = False
 
+        async def turns(event: anyio.Event) -> bool:
+            for _ in range(_TURNS):
+                if event.is_set():
+                    return True
+                await anyio.lowlevel.checkpoint()
+            return False
+
         async def hold() -> None:
             nonlocal blocked
-            for _ in range(_TURNS):
-                if over.is_set():
-                    return
-                await anyio.lowlevel.checkpoint()
-            blocked = True
+            blocked = not await turns(over)
 
         async def led() -> None:
             ends[leader] = await _end_of(held, scope)
             begin.set()
 
         async def follow() -> None:
-            await begin.wait()
+            await turns(begin)  # or else the leading one waits for what this one will do
             ends[other] = await _end_of(self._operations[other](world), scope)
             over.set()
 
