@@ -259,10 +259,8 @@ def test_two_tasks_from_a_plain_test(flowcheck_sweep: Sweeper, backend: Any) -> 
 @needs_threads
 def test_nothing_tried_is_no_pass(flowcheck_sweep: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """No line of theirs ran, the key leads nowhere; or this process can't be looked at, which is a skip or a failure."""
-    with pytest.raises(pytest.fail.Exception, match=r"no step of threading.py ran during add"):
-        flowcheck_sweep(
-            Counter.add, Counter.refuse, over="threading", fresh=Counter, check=is_one, allowed=(LookupError,)
-        )
+    with pytest.raises(pytest.fail.Exception, match=r"no step of json ran during add"):
+        flowcheck_sweep(Counter.add, Counter.refuse, over="json", fresh=Counter, check=is_one, allowed=(LookupError,))
     with pytest.raises(pytest.fail.Exception, match=r"first:Counter.add\+9#1 was not reached"):
         flowcheck_sweep(Counter.add, Counter.add, over=HERE, fresh=Counter, check=is_two, key="first:Counter.add+9#1")
     with pytest.raises(pytest.fail.Exception, match="'add' is no key of a schedule"):
@@ -282,6 +280,7 @@ async def coroutine(world: object) -> None:
     ("given", "told"),
     [
         ({"over": "no_such_module"}, "got over='no_such_module' (No module named 'no_such_module'); it takes modules"),
+        ({"over": [HERE, "threading"]}, "would stop the sweep); it takes modules"),
         ({"over": []}, "got over=[] (nothing); it takes modules"),
         ({"fresh": 3}, "got fresh=3; it takes a function there"),
         ({"chekc": 3}, "got chekc; it takes over, fresh, check and leave, allowed"),
