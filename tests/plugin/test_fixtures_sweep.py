@@ -298,14 +298,14 @@ def test_bad_input_gets_one_clear_line(flowcheck_sweep: Sweeper, given: dict[str
 
 @needs_threads
 def test_the_examples_of_its_page_do_what_the_page_says(theirs: Callable[..., Any]) -> None:
-    """Word for word, below xdist as well."""
+    """Word for word."""
     page = HERE.parents[2] / "docs/how-to/find-races.md"
     if not page.exists():
         pytest.skip("needs the source tree, not only the installed package")
     _, python, _, text, _, tasks, *_ = page.read_text().split("```")
     tasks = tasks.removeprefix("python\n").replace("async def test", "@pytest.mark.anyio\nasync def test")
     modules = python.removeprefix("python\n") + "import pytest\n" + tasks
-    done = theirs(modules, "-n2", "--maxprocesses=1", "-p", "anyio")
+    done = theirs(modules, "-p", "anyio")
     assert done.status == 1, done.output
     assert "1 failed, 3 passed" in done.output, done.output
     for line in text.removeprefix("text\n").replace("test_counter.py", "test_theirs.py").splitlines():

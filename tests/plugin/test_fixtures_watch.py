@@ -327,12 +327,12 @@ def test_what_is_judged_is_there() -> None:
 
 
 def test_the_example_of_its_page_does_what_the_page_says(theirs) -> None:
-    """Word for word, below xdist as well."""
+    """Word for word."""
     page = Path(__file__).parents[2] / "docs/how-to/watch-an-executor.md"
     if not page.exists():
         pytest.skip("needs the source tree, not only the installed package")
     _, python, _, text, *_ = page.read_text().split("```")
-    done = theirs(python.removeprefix("python\n"), "-n2", "--maxprocesses=1")
+    done = theirs(python.removeprefix("python\n"))
     assert done.status == 1, done.output
     for line in text.removeprefix("text\n").splitlines():
         assert line in done.output, (line, done.output)
