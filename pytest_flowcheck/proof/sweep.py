@@ -208,6 +208,7 @@ def sweep(
     stop: bool = False,
     harness: Harness | None = None,
     patience: float = 30.0,
+    names: tuple[str, str] = ("first", "rival"),
 ) -> Sweep:
     """Try every single preemption of `first` by `rival`.
 
@@ -233,6 +234,7 @@ def sweep(
         stop: at the first race.
         harness: which threads are the test harness's own, and so no part of a deadlock; by default those that are there.
         patience: seconds to wait for operations that don't come back without a proof that they can't.
+        names: what the two operations are called in what is said of them.
 
     Raises:
         Unsweepable: see there.
@@ -247,6 +249,7 @@ def sweep(
         threads=threads,
         within=within,
         wait=_Proof(harness, patience),
+        names=names,
     )
     return stage.sweep(code, granularity, both=both, limit=limit, stop=stop)
 
@@ -261,8 +264,10 @@ def replay(
     judge: Judge[W],
     leave: Callable[[W], object] | None = None,
     allowed: Allowed = (),
+    threads: bool = True,
     harness: Harness | None = None,
     patience: float = 30.0,
+    names: tuple[str, str] = ("first", "rival"),
 ) -> Race | Outcome:
     """Play one schedule again; arguments as for `sweep`. A `Race` if its outcome is not legal, else the outcome.
 
@@ -271,7 +276,17 @@ def replay(
         ValueError: `key` is no key.
     """
     step = key if isinstance(key, Step) else Step.parse(key)
-    stage = Stage(arrange, first, rival, judge, leave=leave, allowed=allowed, wait=_Proof(harness, patience))
+    stage = Stage(
+        arrange,
+        first,
+        rival,
+        judge,
+        leave=leave,
+        allowed=allowed,
+        threads=threads,
+        wait=_Proof(harness, patience),
+        names=names,
+    )
     with stage.traced(code, "line" if step.offset is None else "opcode"):
         played = stage.reach(step)
     if played is None:
