@@ -192,9 +192,7 @@ def _plain(value: Any) -> Any:
         return repr(value)
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in cast("list[Any]", value)]  # type: ignore[redundant-cast] - pyright needs it
-    return value
+    return list(map(_plain, cast("Iterable[Any]", value))) if isinstance(value, list) else value
 
 
 def joined(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,11 +288,10 @@ def _no_number(word: str) -> float:
 
 def _check_form(where: Path, document: dict[str, Any]) -> None:
     import jsonschema
-    from jsonschema.exceptions import best_match
 
     validator: Any = jsonschema.Draft202012Validator(schema())
-    closest: Any = best_match  # pyright: ignore[reportUnknownVariableType] - its types are partly unknown
-    error = closest(validator.iter_errors(document))
+    closest: Any = jsonschema.exceptions
+    error = closest.best_match(validator.iter_errors(document))
     if error is not None:
         place = "/".join(map(str, error.absolute_path)) or "the document"
         raise UsageError(f"{where}: not in the form of a certificate: {_short(f'{place}: {error.message}', plain=True)}")
