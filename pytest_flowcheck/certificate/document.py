@@ -14,7 +14,7 @@ import platform
 import re
 import tempfile
 from datetime import UTC, datetime
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -290,8 +290,8 @@ def _check_form(where: Path, document: dict[str, Any]) -> None:
     import jsonschema
 
     validator: Any = jsonschema.Draft202012Validator(schema())
-    closest: Any = jsonschema.exceptions
-    error = closest.best_match(validator.iter_errors(document))
+    exceptions: Any = import_module("jsonschema.exceptions")  # its types are partly unknown
+    error = exceptions.best_match(validator.iter_errors(document))
     if error is not None:
         place = "/".join(map(str, error.absolute_path)) or "the document"
         raise UsageError(f"{where}: not in the form of a certificate: {_short(f'{place}: {error.message}', plain=True)}")

@@ -79,11 +79,10 @@ def _kernel() -> Finding:
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     try:
-        for whose, path in (("its own threads", "/proc/self/task"), ("its children", f"/proc/{waiting.pid}/task")):
+        for whose, pid in (("its own threads", os.getpid()), ("its children", waiting.pid)):
             try:
-                for thread in os.listdir(path):
-                    procfs.read(f"{path}/{thread}/syscall")
-                    procfs.read(f"{path}/{thread}/status")
+                procfs.read(f"/proc/{pid}/task/{pid}/syscall")
+                procfs.read(f"/proc/{pid}/task/{pid}/status")
             except OSError as error:
                 return Finding(
                     "proof",
