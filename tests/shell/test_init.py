@@ -25,6 +25,8 @@ from pytest_flowcheck.shell.commands import init
 THINGS = '''
 """Things as people write them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 
 class Again:
     """Options in the constructor; another kind of count, and an error of its own."""
@@ -56,8 +58,8 @@ def again(attempts):
 
 
 def map_some(func, items, limit):
-    """Gives what came of each, exceptions among them: no order to go on can be told."""
-    return [func(item) for item in items]
+    with ThreadPoolExecutor(limit) as pool:
+        return list(pool.map(func, items))
 
 
 class Backwards:
@@ -221,7 +223,8 @@ def test_both_ways_in_are_two_adapters(flowcheck: Any) -> None:
 )
 def test_things_of_other_people(flowcheck: Any, target: str, facet: str, rule: str) -> None:
     """Constructor, function, decorator, module or mapping: it is held rightly, for a rule that it keeps passes."""
-    pytest.importorskip(target.partition(":")[0].removesuffix(".py"))
+    if not target.startswith("things"):
+        pytest.importorskip(target.partition(":")[0])
     done = flowcheck("init", target, "--out=mine.py")
     assert f"{facet:10} yes" in done.out, done.out + done.err
     name = done.out.strip().rpartition(":")[2]
@@ -241,12 +244,22 @@ def test_what_was_seen_stands_in_the_adapter(flowcheck: Any) -> None:
     assert loaded("store.py:MyBackwards").errors
 
 
-@pytest.mark.usefixtures("here", "in_process")
-def test_a_module_is_searched(flowcheck: Any) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_module_is_searched(flowcheck: Any, here: Path) -> None:
     """Of a module its likeliest part is drafted."""
-    done = flowcheck("init", "stamina", "--out=mine.py")
-    assert "retry      yes" in done.out, done.out + done.err
-    assert "the kit holds stamina already" in done.out
+    (here / "several.py").write_text(THINGS.partition("class Nothing")[0])
+    done = flowcheck("init", "several.py", "--out=mine.py")
+    assert done.status == 0, done.err
+    assert " yes" in done.out, done.out
+    assert "Again" in done.out.rpartition("mine.py:")[2] or "Backwards" in done.out.rpartition("mine.py:")[2]
+
+
+@pytest.mark.usefixtures("here", "in_process")
+def test_what_the_kit_holds_already_is_told(flowcheck: Any) -> None:
+    """Who asks for a library that has a bundled adapter is told its name."""
+    pytest.importorskip("tenacity")
+    done = flowcheck("init", "tenacity:Retrying", "--no-try")
+    assert "the kit holds tenacity already: pytest --flowcheck --flowcheck-subject=tenacity " in done.out
 
 
 # --- what does not is left to be decided ------------------------------------------------------------------------------------

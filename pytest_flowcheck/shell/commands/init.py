@@ -23,6 +23,8 @@ FACETS: Final = ("executor", "retry", "fanout", "flow", "client", "store", "loop
 PATIENCE: Final = 20.0
 """Seconds for which a draft may be tried that neither ends nor is proven never to."""
 
+ENDED: Final = "its process was given up"
+
 FEW: Final = 4
 """So many of a module's names are tried, the likeliest first."""
 
@@ -188,6 +190,8 @@ def _draft(seen: Sight, facets: Sequence[str], *, trying: bool) -> tuple[list[Dr
                     lines.append(f"  {facet:10} {why}")
                     break
                 failures.append(said)
+                if said.startswith(ENDED) and sum(each.startswith(ENDED) for each in failures) == 2:
+                    break  # what dies or hangs twice does so however it is held
             if failures and not any(draft.facet == facet for draft in kept):
                 why = f"perhaps: it looks like it, but no draft works: {failures[0]}"
         if not any(draft.facet == facet for draft in kept):
@@ -207,7 +211,7 @@ def _try(seen: Sight, draft: Draft) -> tuple[Draft | None, str]:
         about=seen.target,
     )
     if "value" not in answer:
-        return None, answer.get("usage") or answer["problem"]
+        return None, answer.get("usage") or f"{ENDED}: {answer['problem']}"
     told = answer["value"]
     if not told["works"]:
         return None, told["says"]

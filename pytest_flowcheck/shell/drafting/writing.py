@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_flowcheck import protocols
 from pytest_flowcheck.shell.drafting import names
-from pytest_flowcheck.shell.drafting.draft import STEP, WIDTH, Draft, call, comment, wrapped
+from pytest_flowcheck.shell.drafting.draft import STEP, WIDTH, Draft, call, comment, guard, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ def skeleton(seen: Sight, facet: str) -> Draft:
     module: Any = import_module(f"pytest_flowcheck.shell.drafting.facets.{facet}")
     wrapper = f"_{facet.capitalize()}"
     opening = [
-        f"# DECIDE: how a fresh {seen.word} is made, and how it ends",
+        *guard(f"how a fresh {seen.word} is made, and how it ends"),
         f"yield {wrapper}({names.thing(seen)})",
     ]
     return Draft(facet, False, wrapped(wrapper, module.SKELETON), opening, module.ASKED, names.imports(seen))
