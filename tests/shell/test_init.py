@@ -213,7 +213,7 @@ def test_both_ways_in_are_two_adapters(flowcheck: Any) -> None:
         ("things.py:Again", "retry", "RTY-01"),
         ("things.py:call_again", "retry", "RTY-02"),
         ("things.py:again", "retry", "RTY-01"),
-        ("things.py:map_some", "fanout", "FAN-01"),
+        ("things.py:map_some", "fanout", "FAN-11"),
         ("things.py:Backwards", "store", "STO-16"),
         ("json", "store", "STO-16"),
         ("tenacity:Retrying", "retry", "RTY-02"),
