@@ -104,7 +104,7 @@ def _against_this_kit(found: Mapping[str, Any]) -> Iterator[Check]:
         return
     frozen = "" if not REVISION.endswith(".dev") else ", which is not frozen yet"
     own = [rule for rule in rules if rule.facet in {entry["facet"] for entry in found["rules"]}]
-    if wrong := list(_texts(found["rules"], rules)):
+    if wrong := list(_texts(found, rules)):
         yield Check("revision", False, f"{REVISION}{frozen}: {'; '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
     else:
         yield Check("revision", True, f"{REVISION}{frozen}: {len(own)} rules ask what they ask here")
@@ -118,8 +118,9 @@ def _against_this_kit(found: Mapping[str, Any]) -> Iterator[Check]:
             )
 
 
-def _texts(listed: list[dict[str, Any]], rules: list[Rule]) -> Iterator[str]:
+def _texts(found: Mapping[str, Any], rules: list[Rule]) -> Iterator[str]:
     """What certificate and kit say differently of the rules; a third party's facets are left out."""
+    listed: list[dict[str, Any]] = found["rules"]
     known = {rule.id: rule for rule in rules}
     facets = {rule.facet for rule in rules}
     for entry in listed:
@@ -130,10 +131,15 @@ def _texts(listed: list[dict[str, Any]], rules: list[Rule]) -> Iterator[str]:
             rule.sentence != entry["sentence"] or sorted(rule.capabilities) != entry["capability"]
         ):
             yield f"{entry['id']} asks something else here"
-        elif rule is not None and entry["level"] not in {rule.level, rule.cluster, "SHOULD"}:
-            yield f"{entry['id']} is a {rule.level} here"
+        elif rule is not None and entry["level"] != (level := _level(rule, found["subject"]["claims"])):
+            yield f"{entry['id']} is a {level} for these claims, and it says {entry['level']}"
     if missing := sorted(set(known) - {entry["id"] for entry in listed}):
         yield f"it lacks {', '.join(missing)}"
+
+
+def _level(rule: Rule, claims: Mapping[str, list[str]]) -> str:
+    level = rule.level_for(claims.get(rule.facet, ()))
+    return "SHOULD" if level == "exempt" else level
 
 
 def short(digest: str) -> str:

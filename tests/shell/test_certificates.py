@@ -68,6 +68,12 @@ def _another_kit(found: dict[str, Any]) -> None:
     found["digests"]["kit"] = "sha256:" + "0" * 64
 
 
+def _lower(found: dict[str, Any]) -> None:
+    """A violated MUST made a SHOULD, and the score to fit."""
+    next(rule for rule in found["rules"] if rule["id"] == "RTY-01")["level"] = "SHOULD"
+    found["facets"] = document.scores([{**rule, **found["run"]["rules"][rule["id"]]} for rule in found["rules"]])
+
+
 def _drop_a_rule(found: dict[str, Any]) -> None:
     del found["run"]["rules"][found["rules"].pop(0)["id"]]
     found["accounting"]["rules"] -= 1
@@ -86,6 +92,7 @@ WRONG: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("a story, sealed", _resealed(lambda c: c["run"]["rules"]["RTY-01"].update(message="")), "nothing is told of why"),
     ("completeness, sealed", _resealed(lambda c: c.update(complete=False)), "it says that it is partial"),
     ("a sentence, sealed", _resealed(lambda c: c["rules"][0].update(sentence="It runs.")), "asks something else here"),
+    ("a level, sealed", _resealed(_lower), "RTY-01 is a MUST for these claims, and it says SHOULD"),
     ("a rule, sealed", _resealed(_drop_a_rule), "it lacks CLI-01"),
     ("a rule twice, sealed", _resealed(lambda c: c["rules"].append(c["rules"][0])), "listed more than once: CLI-01"),
     ("the kit, sealed", _resealed(_another_kit), "one of the two was altered"),
@@ -354,7 +361,8 @@ def test_replay_judges_again(flowcheck: Any, written: Any, tmp_path: Path, monke
         "        return ThreadPoolExecutor(max_workers)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-n0 -p no:randomly -p no:asyncio -p no:pytest_cov -p no:anyio")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p pytest_flowcheck.plugin")
     folder = written("a", asked="mine.py:Mine")
     edit(folder, lambda c: next(r for r in c["rules"] if r["id"] == "EXE-01").update(verdict="VIOLATED"))
     done = flowcheck("replay", folder, "EXE-01")
