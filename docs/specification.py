@@ -1,4 +1,5 @@
-"""Write the pages that are made from code: `docs/spec/*.md` from the rules, `docs/reference/verdicts.md` from the verdicts.
+"""Write the pages that are made from code: `docs/spec/*.md` from the rules, `docs/reference/verdicts.md` from the verdicts,
+`docs/reference/shell.md` from the commands.
 
 python docs/specification.py            # write them
 python docs/specification.py --check    # say which are out of date; exit 1 if any is
@@ -6,12 +7,15 @@ python docs/specification.py --check    # say which are out of date; exit 1 if a
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
 from pytest_flowcheck.certificate.verdicts import Verdict
 from pytest_flowcheck.rules import REVISION, Rule, bundled_facets, bundled_rules
+from pytest_flowcheck.shell.main import commands
 
 HERE = Path(__file__).parent
 NOTE = "<!-- written by docs/specification.py from the code: edit the code, then run it -->"
@@ -22,6 +26,7 @@ def pages() -> dict[Path, str]:
     found = {HERE / "spec" / f"{facet}.md": facet_page(facet) for facet in bundled_facets()}
     found[HERE / "spec" / "index.md"] = index_page()
     found[HERE / "reference" / "verdicts.md"] = verdict_page()
+    found[HERE / "reference" / "shell.md"] = shell_page()
     return found
 
 
@@ -90,6 +95,37 @@ def index_page() -> str:
     ]
     lines += [f"| [{facet}]({facet}.md) | {sum(r.facet == facet for r in rules)} |" for facet in bundled_facets()]
     return "\n".join(lines) + "\n"
+
+
+def shell_page() -> str:
+    """Every command of `flowcheck`, as its `--help` tells it."""
+    lines = [
+        NOTE,
+        "",
+        "# The command `flowcheck`",
+        "",
+        "`python -m pytest_flowcheck` is the same. Exit code 4: what was asked for",
+    ]
+    lines += ["can't be done; one line says why.", ""]
+    for name, module in commands().items():
+        summary, _, more = inspect.cleandoc(module.__doc__ or "").partition("\n")
+        lines += [
+            f"## flowcheck {name}",
+            "",
+            summary,
+            *([more] if more else []),
+            "",
+            "| argument | meaning |",
+            "|---|---|",
+        ]
+        parser = argparse.ArgumentParser(add_help=False)
+        module.arguments(parser)
+        for action in parser._actions:  # noqa: SLF001 - argparse tells what was declared in no other way
+            takes = "" if action.nargs == 0 else f"={action.metavar or action.dest.upper()}"
+            shown = f"{action.option_strings[-1]}{takes}" if action.option_strings else str(action.metavar)
+            lines.append(f"| `{shown}` | {(action.help or '').replace('%(default)s', str(action.default))} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def verdict_page() -> str:

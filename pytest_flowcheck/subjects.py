@@ -193,7 +193,7 @@ def load(spec: str, extra: Mapping[str, str] | None = None) -> Subject:
         near = get_close_matches(spec, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(sorted(names))}"
         raise UsageError(f"no subject {spec!r}: {hint} Anything else is written module:attr or file.py:attr")
-    target = _attribute(spec, _module(spec, match["module"]), match["attr"])
+    target = attribute_of(spec, module_of(spec, match["module"]), match["attr"])
     return _understand(spec, where, target)
 
 
@@ -206,11 +206,12 @@ def again(subject: Subject) -> Subject:
     from dataclasses import replace
 
     module, _, attribute = subject.spec.rpartition(":")
-    target = _attribute(subject.spec, _module(subject.spec, module), attribute)
+    target = attribute_of(subject.spec, module_of(subject.spec, module), attribute)
     return replace(subject, target=target() if subject.is_adapter else target)
 
 
-def _module(spec: str, name: str) -> Any:
+def module_of(spec: str, name: str) -> Any:
+    """Import a module by its name, or by its file. Raises: UsageError, one line that says what failed."""
     if name.endswith(".py"):
         return _module_from_file(spec, Path(name))
     try:
@@ -252,7 +253,8 @@ def _module_from_file(spec: str, path: Path) -> Any:
     return module
 
 
-def _attribute(spec: str, module: Any, path: str) -> Any:
+def attribute_of(spec: str, module: Any, path: str) -> Any:
+    """What stands at this dotted path. Raises: UsageError, nothing does; names the nearest."""
     value = module
     for part in path.split("."):
         if not hasattr(value, part):

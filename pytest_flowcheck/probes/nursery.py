@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeV
 from pytest_flowcheck.errors import NotTestable, Violated
 from pytest_flowcheck.probes.holding import Step
 from pytest_flowcheck.probes.kept import kept
+from pytest_flowcheck.probes.needs import PROCESSES, need
 from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.protocols import Closed, Corrupt, Inexpressible, Invalid, NotFound, Refused, Unsupported, is_a
 
@@ -237,8 +238,7 @@ def nursery(lab: Lab, server: type[Server], worker: type[W]) -> Generator[Nurser
     Raises:
         NotTestable: nothing of the kind is possible here.
     """
-    if not hasattr(os, "fork") or not hasattr(os, "pidfd_open"):
-        raise NotTestable("other processes that can be killed at will need Linux")
+    need(PROCESSES)
     home = kept(f"nursery of {server.__name__}", lambda: _Home(lab.subject, server))
     with ExitStack() as stack:
         stack.callback(home.end_workers)

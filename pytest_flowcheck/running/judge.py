@@ -20,6 +20,7 @@ from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement
 from pytest_flowcheck.probes import kept, wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
+from pytest_flowcheck.protocols import Inexpressible
 
 if TYPE_CHECKING:
     from pytest_flowcheck.rules import Rule
@@ -236,6 +237,8 @@ def _sentence(rule: Rule, lab: Lab, error: BaseException | None) -> tuple[Verdic
         return Verdict.INCONCLUSIVE, error.reason + because, "observed"
     if isinstance(error, NotTestable):
         return Verdict.NOT_TESTABLE, str(error), "observed"
+    if isinstance(error, Inexpressible):  # as it was opened: a call that raises it says so where it is asked for
+        return Verdict.NOT_TESTABLE, f"the subject can't express it: {error}", "observed"
     if isinstance(error, AdapterError):
         return Verdict.ADAPTER_ERROR, str(error), "observed"
     return _unforeseen(rule, lab, error)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -178,6 +179,9 @@ def main(asking: str, answer: str) -> None:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
+        if "call" in question:
+            module, _, function = question["call"].partition(":")
+            return {"value": getattr(import_module(module), function)(*question["arguments"])}
         if question.get("broken"):
             return {"columns": [asdict(column) for column in _broken()]}
         return {"columns": [asdict(column) for column in _load(question["load"], question["extra"])]}
@@ -185,7 +189,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"usage": str(error)}
     except BaseException as error:  # noqa: BLE001 - SystemExit too: whatever a subject raises is one line
         text = " ".join(str(error).split())
-        what = question.get("load", "the broken engines")
+        what = question.get("load") or question.get("about", "the broken engines")
         return {"usage": f"subject {what!r}: loading it raised {type(error).__name__}{f': {text}' if text else ''}"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,8 @@ from time import monotonic
 from typing import Any
 
 import pytest
+
+from pytest_flowcheck.certificate import document
 
 NASTY = Path(__file__).parent / "nasty"
 QUIET = ("randomly", "asyncio", "pytest_cov", "rerunfailures", "anyio", "hypothesispytest")
@@ -82,7 +83,7 @@ class Runner:
     def finished(self, status: int, output: str, seconds: float) -> Run:
         """What a run did that is over."""
         found = {
-            path.parent.name: json.loads(path.read_text())
+            path.parent.name: document.read(path)
             for path in self.folder.glob("certificates/*/certificate.json")
         }
         return Run(status, output, seconds, self.left(), found)

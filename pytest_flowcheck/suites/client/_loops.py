@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_flowcheck.errors import Judgement, NotTestable
+from pytest_flowcheck.errors import Judgement
 from pytest_flowcheck.probes.calls import ThreadCall
 from pytest_flowcheck.probes.instance import AsyncioLoop, Looping, TrioLoop
 from pytest_flowcheck.probes.loops import new_loop
+from pytest_flowcheck.probes.needs import TRIO, need
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
@@ -209,7 +210,7 @@ class Loops:
 def loops(lab: Lab, cache: Any, kind: str = "") -> Generator[Loops]:
     """Loops that call this cache; of the subject's backend, unless another kind is said."""
     if (kind or lab.subject.backend) == "trio":
-        import_trio()
+        need(TRIO)
     opened = Loops(lab, cache, kind or lab.subject.backend)
     try:
         yield opened
@@ -221,12 +222,6 @@ def loops(lab: Lab, cache: Any, kind: str = "") -> Generator[Loops]:
     finally:
         lab.open_all()
         opened.close()
-
-
-def import_trio() -> None:
-    """Raises: NotTestable, trio is not installed."""
-    if find_spec("trio") is None:
-        raise NotTestable("trio is not installed: pip install trio")
 
 
 def on_thread(lab: Lab, what: str, function: Callable[[], T]) -> T:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.calls import is_cancellation
 from pytest_flowcheck.probes.loops import new_loop, run
+from pytest_flowcheck.probes.needs import TRIO, need
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import Factory, factory, here, realities
-from pytest_flowcheck.suites.client._loops import import_trio, kinds, on_thread
+from pytest_flowcheck.suites.client._loops import kinds, on_thread
 from pytest_flowcheck.suites.client._play import at_once
 from pytest_flowcheck.suites.client._shared import Got, aclosed, awaited, client_of, got, makings, may_refuse, reopens
 
@@ -28,7 +29,7 @@ def ways(lab: Lab) -> list[tuple[str, bool]]:
     """The kinds of loops and of clients to try: the usual loop with both, another one with a fake."""
     usual, *others = kinds(lab)
     if usual == "trio":
-        import_trio()
+        need(TRIO)
     return [*((usual, real) for real in realities(lab)), *((kind, False) for kind in others)]
 
 

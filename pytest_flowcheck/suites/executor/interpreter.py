@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.child import Child, child
+from pytest_flowcheck.probes.needs import FORK, need
 from pytest_flowcheck.rules import rule
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def a_forked_child_is_told(lab: Lab) -> None:
 
     Source: Python library reference, `os.fork` and threads; the standard library hangs here.
     """
-    if not hasattr(os, "fork"):
-        raise NotTestable("this platform has no os.fork")
+    need(FORK)
     with child(lab, fork_and_use, lab.probe("parent ran", gated=False), lab.probe("answered", gated=False)) as process:
         _until_child(lab, process, lambda: "parent ran" in lab.ended(), "the executor works before the fork")
         lab.until(lambda: "answered" in lab.ended() or process.exited, "the forked child's submit runs or fails")

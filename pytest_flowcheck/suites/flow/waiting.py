@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.needs import PROC, need
 from pytest_flowcheck.proof import Harness, Observer, Sighting, Wait, descendants, procfs
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import begin, completed, fan, let_all_go, node, some_in_flight, starts
@@ -37,12 +37,6 @@ def threads() -> set[Key]:
         except OSError:
             continue  # it ended
     return found
-
-
-def needs_proc() -> None:
-    """Raise NotTestable where the kernel's files can't be read."""
-    if not procfs.LINUX:
-        raise NotTestable("what threads do is read from /proc, which this platform has not")
 
 
 def who(tid: int) -> str:
@@ -159,7 +153,7 @@ def no_polling_quantum_per_node(lab: Lab) -> None:
 
     Source: dynamiq 0.45 to 0.69, `time.sleep(0.003)` in `Flow.run_sync`.
     """
-    needs_proc()
+    need(PROC)
     size = 200
     ours, observer = threads(), Stamping(lab)  # before the subject has opened anything
     seen: dict[int, str] = {}
@@ -221,7 +215,7 @@ def no_work_while_all_nodes_are_gated(lab: Lab) -> None:
 
     Source: dynamiq 0.45 to 0.69, `time.sleep(0.003)` in `Flow.run_sync`.
     """
-    needs_proc()
+    need(PROC)
     ours = threads()
     with lab.instance(max_workers=2) as it:
         nodes = fan(lab, "n", 3)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.needs import STRACE, need
 from pytest_flowcheck.probes.nursery import Answer, folder
-from pytest_flowcheck.proof import crash, strace
+from pytest_flowcheck.proof import crash
 from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._shared import Scripts
 
@@ -41,12 +42,6 @@ def requests(path: Path, before: Sequence[Ask], during: Sequence[Ask], after: Se
     ]
 
 
-def needs_strace() -> None:
-    """Raises NotTestable where nothing can be traced."""
-    if (line := strace.missing()) is not None:
-        raise NotTestable(line)
-
-
 def recorded(lab: Lab, before: Sequence[Ask], during: Sequence[Ask]) -> Recording:
     """What these calls, in a handle that made those before, do to an empty folder.
 
@@ -54,7 +49,7 @@ def recorded(lab: Lab, before: Sequence[Ask], during: Sequence[Ask]) -> Recordin
         NotTestable: strace is missing, or the store works in ways that can't be followed; says how.
         Inconclusive: the calls did not succeed.
     """
-    needs_strace()
+    need(STRACE)
     subject = lab.subject
     key = subject.spec, subject.backend, repr(before), repr(during)
     if key not in _known:

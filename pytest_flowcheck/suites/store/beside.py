@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pytest_flowcheck.errors import NotTestable
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.needs import STRACE, lacking
 from pytest_flowcheck.probes.nursery import Answer, folder, told
-from pytest_flowcheck.proof import faults, strace
+from pytest_flowcheck.proof import faults
 from pytest_flowcheck.proof.sweep import code_of
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
@@ -131,7 +132,7 @@ def a_reader_sees_the_old_state_or_the_new(lab: Lab) -> None:
         ("save(new)", "load()"),
         "the old state or the new one",
     )
-    if strace.missing() is None:
+    if lacking(STRACE) is None:
         try:
             if _whole_between_calls(lab):
                 return

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.needs import STRACE, lacking
 from pytest_flowcheck.probes.nursery import Answer, Lost, folder, told
-from pytest_flowcheck.proof import strace
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import Ask
 from pytest_flowcheck.suites.store._crash import judge, recorded
@@ -170,7 +170,7 @@ def leftovers_neither_block_nor_grow(lab: Lab) -> None:
             path = home / str(size)
             path.mkdir()
             killed += _count_leftovers(lab, others, path, size)
-        missing = strace.missing()
+        missing = lacking(STRACE)
         if missing is not None and not killed:
             raise NotTestable(f"no limit to the size of files kills a saver of this store, and {missing}")
         if missing is None:

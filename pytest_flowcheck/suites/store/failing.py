@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.probes.needs import STRACE, lacking
 from pytest_flowcheck.probes.nursery import Answer, folder, told
-from pytest_flowcheck.proof import faults, strace
+from pytest_flowcheck.proof import faults
 from pytest_flowcheck.proof.crash import END
 from pytest_flowcheck.proof.strace import mark_of
 from pytest_flowcheck.protocols import Refused
@@ -46,7 +47,7 @@ def a_save_that_fails_says_so_and_harms_nothing(lab: Lab) -> None:
 
     Source: Prabhakaran et al., "IRON File Systems", SOSP 2005; Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
     """
-    missing = strace.missing()
+    missing = lacking(STRACE)
     with nursery(lab) as others:
         failed = _no_room(lab, others)
         if missing is None:

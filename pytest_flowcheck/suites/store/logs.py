@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.forall import forall, st
+from pytest_flowcheck.probes.needs import STRACE, lacking
 from pytest_flowcheck.probes.nursery import Answer, folder, told
-from pytest_flowcheck.proof import strace
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.store._child import Ask
@@ -238,7 +238,7 @@ def a_torn_tail_is_tolerated(lab: Lab) -> None:
     """
     with elsewhere(lab) as other:
         cuts = _cuts_are_tolerated(lab)
-        if (missing := strace.missing()) is None:
+        if (missing := lacking(STRACE)) is None:
             judge(
                 lab,
                 other,
@@ -338,7 +338,7 @@ def entries_stay_apart(lab: Lab) -> None:
                     "the entries before the torn one, and the one appended after the crash",
                 )
                 cuts += 1
-    if (missing := strace.missing()) is None:
+    if (missing := lacking(STRACE)) is None:
         with elsewhere(lab) as worker:
             judge(
                 lab,

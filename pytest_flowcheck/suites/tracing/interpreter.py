@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive, NotTestable
 from pytest_flowcheck.probes.child import Child, child
+from pytest_flowcheck.probes.needs import FORK, need
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.tracing._shared import event, name, says_all
 
@@ -106,8 +107,7 @@ def a_forked_child_traces(lab: Lab) -> None:
 
     Source: `os.register_at_fork`; OpenTelemetry Python, "Working with fork process models".
     """
-    if not hasattr(os, "fork"):
-        raise NotTestable("this platform has no os.fork")
+    need(FORK)
     probes = [lab.probe("sink"), *(lab.probe(each, gated=False) for each in ("held", "told", "silent", "child over"))]
     with child(lab, fork_and_emit, *probes) as process:
         lab.open("sink('child', 'b1')")
