@@ -13,7 +13,7 @@ from importlib import import_module
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from pytest_flowcheck.protocols import (
     Adapter,
@@ -36,7 +36,9 @@ from pytest_flowcheck.protocols.store import Store
 S = TypeVar("S")
 T = TypeVar("T")
 
-SUBJECTS: Final = {"spec-kit": "SpecKit"}
+SUBJECTS: Final = {"spec-kit": "SpecKit", "spec-kit-flow": "SpecKitFlow"}
+
+How: TypeAlias = Literal["failed", "paused", "aborted"]
 
 STEP: Final = "flowcheck"
 """The type of the steps that the kit brings. A step of it names in `call` what it calls."""
@@ -95,15 +97,27 @@ class _FanOut:
     def run(
         self, body: Body[[S], T], items: Iterable[S], *, max_concurrency: Any, continue_on_error: bool = False
     ) -> Sequence[Outcome[T]]:
-        calls = {f"items-{(n := next(_numbers))}": lambda _: list(items), f"body-{n}": lambda c: body(c.item)}
-        give, item = ({"type": STEP, "call": name} for name in calls)
-        template = {"id": "item", **item, **({"continue_on_error": True} if continue_on_error else {})}
-        fan = {"id": "fan", "type": "fan-out", "items": "{{ steps.items.output.value }}", "step": template}
+        def give(_context: Any) -> list[S]:
+            return list(items)
+
+        def do(context: Any) -> T:
+            return body(context.item)
+
+        number = next(_numbers)
+        calls: dict[str, Callable[[Any], Any]] = {f"items-{number}": give, f"body-{number}": do}
+        template: dict[str, Any] = {"id": "item", "type": STEP, "call": f"body-{number}"}
+        if continue_on_error:
+            template["continue_on_error"] = True
+        fan = {
+            "id": "fan",
+            "type": "fan-out",
+            "items": "{{ steps.items.output.value }}",
+            "max_concurrency": max_concurrency,
+            "step": template,
+        }
         _fans.update(calls)
         try:
-            state = self._engine.execute(
-                _definition([{"id": "items", **give}, {**fan, "max_concurrency": max_concurrency}])
-            )
+            state = self._engine.execute(_definition([{"id": "items", "type": STEP, "call": f"items-{number}"}, fan]))
         finally:
             for name in calls:
                 del _fans[name]
@@ -118,7 +132,8 @@ def _outcome(state: Any, index: int, output: Mapping[str, Any]) -> Outcome[Any]:
     if "value" in output:
         return Ok(output["value"], id_)
     record = state.step_results.get(id_, {})
-    how = "paused" if record.get("status") == "paused" else "aborted" if output.get("aborted") else "failed"
+    paused, aborted = record.get("status") == "paused", output.get("aborted")
+    how: How = "paused" if paused else "aborted" if aborted else "failed"
     return Failed(Foreign(Halt.__name__, record.get("error") or how), how, id_)
 
 
@@ -148,7 +163,7 @@ class _RunStates:
 
     def entries(self, run_id: str) -> Sequence[Any]:
         """spec-kit writes its log for others to read. As they would: what is no JSON, a torn line, is passed over."""
-        path = self._new(run_id=run_id).runs_dir / "log.jsonl"
+        path: Path = self._new(run_id=run_id).runs_dir / "log.jsonl"
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         return [record["entry"] for record in map(_record, lines) if record is not None]
 
@@ -172,7 +187,8 @@ class _RunStates:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        record: dict[str, Any] = json.loads(line)
+        return record
     except ValueError:
         return None
 
@@ -208,13 +224,13 @@ class _Workflow:
             return Run("failed", error=error)
         finally:
             _nodes.reset(token)
-        status = "completed" if state.status.value == "completed" else "failed"
         records = {node.id: state.step_results.get(node.id) for node in graph.nodes}
         outcomes = {
             id_: Ok(r["output"]["value"]) for id_, r in records.items() if r is not None and r["status"] == "completed"
         }
-        why = raised[-1] if raised else Foreign("RunStatus", state.status.value)
-        return Run(status, outcomes, None if status == "completed" else why)
+        if state.status.value == "completed":
+            return Run("completed", outcomes)
+        return Run("failed", outcomes, raised[-1] if raised else Foreign("RunStatus", state.status.value))
 
     def close(self) -> None:
         pass  # an engine holds nothing
@@ -231,15 +247,19 @@ def _call(node: Node, raised: list[BaseException], context: Any) -> Any:
 
 
 def _steps(graph: Graph) -> Iterator[dict[str, Any]]:
-    """In an order in which they can run, as an author writes them; where there is none, in the graph's."""
+    """In an order in which they can run, as an author writes them.
+
+    Raises:
+        Inexpressible: there is none.
+    """
     nodes: Iterable[Node] = graph.nodes
     by_id = {node.id: node for node in nodes}
     if len(by_id) == len(graph.nodes):
         try:
             order = [*TopologicalSorter({node.id: node.needs for node in nodes}).static_order()]
-            nodes = [by_id[id_] for id_ in order if id_ in by_id]
         except CycleError:
-            pass  # whether that is refused is for the engine's validation to say
+            raise Inexpressible("steps are a list, in which a circle has no place") from None
+        nodes = [by_id[id_] for id_ in order if id_ in by_id]
     for node in nodes:
         if node.needs:
             yield {"id": f"{node.id}-needs", "type": "fan-in", "wait_for": list(node.needs)}
@@ -271,19 +291,17 @@ def _project() -> Generator[Path]:
 
 
 class SpecKit(Adapter):
-    """`WorkflowEngine.execute` and `resume`, the step type `fan-out`, and `RunState`.
+    """The step type `fan-out`, and `RunState`.
 
-    A step has neither timeout nor retries, and no executor; a fan-out's threads don't see the caller's context.
+    A fan-out's threads don't see the caller's context.
     """
 
     name = "spec-kit"
     requires: ClassVar[Sequence[str]] = ("specify-cli",)
     claims: ClassVar[Mapping[str, AbstractSet[str]]] = {
         "fanout": frozenset({"coerce", "continue", "halt", "nested"}),
-        "flow": frozenset({"context", "resume", "save"}),
         "store": frozenset({"files", "live", "log", "processes"}),
     }
-    declares: ClassVar[Mapping[str, Mapping[str, str]]] = {"flow": {"after_close": "reopen"}}
     errors: ClassVar[ErrorMap] = {
         NotFound: FileNotFoundError,
         Corrupt: (ValueError, KeyError),
@@ -302,6 +320,14 @@ class SpecKit(Adapter):
 
     def store(self, folder: Path) -> AbstractContextManager[Store]:
         return nullcontext(_RunStates(folder))
+
+
+class SpecKitFlow(SpecKit):
+    """`WorkflowEngine.execute` and `resume`. Steps run one after the other, and have neither timeout nor retries."""
+
+    name = "spec-kit-flow"
+    claims: ClassVar[Mapping[str, AbstractSet[str]]] = {"flow": frozenset({"context", "resume", "save"})}
+    declares: ClassVar[Mapping[str, Mapping[str, str]]] = {"flow": {"after_close": "reopen"}}
 
     @contextmanager
     def flow(self, *, max_workers: int | None = None, folder: Path | None = None) -> Generator[Flow]:  # noqa: ARG002
