@@ -145,17 +145,16 @@ class _RunStates:
 
     def __init__(self, root: Path) -> None:
         module: Any = import_module("specify_cli.workflows.engine")
-        self._new: Any = partial(module.RunState, workflow_id="flowcheck", project_root=root)
-        self._load: Any = module.RunState.load
+        self._type: Any = module.RunState
         self._root, self._live = root, dict[str, Any]()
 
     def save(self, run_id: str, state: Any) -> None:
-        run = self._new(run_id=run_id)
+        run = self._new(run_id)
         run.step_results = {"state": {"output": state}}
         run.save()
 
     def load(self, run_id: str) -> Any:
-        results = {id_: record["output"] for id_, record in self._load(run_id, self._root).step_results.items()}
+        results = {id_: record["output"] for id_, record in self._type.load(run_id, self._root).step_results.items()}
         return results["state"] if results.keys() == {"state"} else results
 
     def append(self, run_id: str, entry: Any) -> None:
@@ -163,7 +162,7 @@ class _RunStates:
 
     def entries(self, run_id: str) -> Sequence[Any]:
         """spec-kit writes its log for others to read. As they would: what is no JSON, a torn line, is passed over."""
-        path: Path = self._new(run_id=run_id).runs_dir / "log.jsonl"
+        path: Path = self._new(run_id).runs_dir / "log.jsonl"
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         return [record["entry"] for record in map(_record, lines) if record is not None]
 
@@ -179,9 +178,12 @@ class _RunStates:
     def flush(self, run_id: str) -> None:
         self._of(run_id).save()
 
+    def _new(self, run_id: str) -> Any:
+        return self._type(run_id=run_id, workflow_id="flowcheck", project_root=self._root)
+
     def _of(self, run_id: str) -> Any:
         if run_id not in self._live:
-            self._live.setdefault(run_id, self._new(run_id=run_id))
+            self._live.setdefault(run_id, self._new(run_id))
         return self._live[run_id]
 
 
