@@ -45,6 +45,7 @@ class Certified:
     passes: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     install: Sequence[Sequence[str]] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    page: str = ""
 
     def __str__(self) -> str:
         return f"{self.distribution}-{self.release}"
@@ -132,6 +133,26 @@ class World:
                 raise WorldError(f"{it}: {subject} could not be certified:\n{done.stdout}{done.stderr}")
             yield subject, json.loads(certificate.read_text())
 
+    def reproduce(self, it: Certified, programs: Path) -> str:
+        """Run the programs of its page; what pytest says if one does not print what it should, or none is run."""
+        alone = ["--noconftest", "-c", os.devnull, f"--rootdir={ROOT}", "-p", "no:cacheprovider", "-q"]
+        done = subprocess.run(
+            [
+                str(programs / "python"),
+                "-m",
+                "pytest",
+                *alone,
+                str(ROOT / "tests/test_documentation.py"),
+                "-k",
+                it.page,
+            ],
+            env={**os.environ, **it.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if done.returncode == 0 and "skipped" not in done.stdout else done.stdout + done.stderr
+
     def _kit(self) -> Path:
         if self._wheel is None:
             folder = self._folder / "kit"
@@ -196,6 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for line in differences(it, subject, certificate):
                     wrong += 1
                     print(f"  {line}", flush=True)
+            if it.page and not asked.light and (said := world.reproduce(it, programs)):
+                wrong += 1
+                print(f"{it}: the programs of {it.page}:\n{said}", flush=True)
     except WorldError as error:
         print(error, file=sys.stderr)
         return 1
