@@ -4,6 +4,7 @@ python tests/world.py                          # all of them; certificates in th
 python tests/world.py elsewhere --only wool    # those of one distribution, or one release of it: wool-0.15.7
 python tests/world.py --light                  # what CI does
 python tests/world.py --light --prepare        # make the environments, and certify nothing
+python tests/world.py --light --prepared       # certify in those, with the kit as it was then
 
 What fails is compared with what the list says. Exit 1 if they differ: a release is pinned, so either the kit or the machine
 judges otherwise than before.
@@ -99,8 +100,8 @@ class World:
         self._folder = folder
         self._wheel: Path | None = None
 
-    def environment(self, it: Certified) -> Path:
-        """The environment's programs; what it lacks is installed, and the kit anew."""
+    def environment(self, it: Certified, *, prepared: bool = False) -> Path:
+        """The environment's programs; what it lacks is installed, and the kit anew, unless it has just been `prepared`."""
         place = self._folder / str(it)
         made = place / "made-for.json"
         wanted = json.dumps([it.python, it.requirements])
@@ -111,7 +112,7 @@ class World:
                 self._pip(place, *arguments)
             self._pip(place, str(self._kit()))
             made.write_text(wanted)
-        else:
+        elif not prepared:
             self._pip(place, "--force-reinstall", "--no-deps", str(self._kit()))
         return place / "bin"
 
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", metavar="NAME", help="a distribution, or distribution-release")
     parser.add_argument("--light", action="store_true", help="what CI does")
     parser.add_argument("--prepare", action="store_true", help="make the environments only")
+    parser.add_argument("--prepared", action="store_true", help="don't install the kit anew where that was done")
     parser.add_argument("--environments", type=Path, default=ROOT / ".ci" / "world", help="where these are kept")
     asked = parser.parse_args(arguments)
     try:
@@ -209,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = [replace(it, subjects=it.light) for it in chosen]
         world, wrong = World(asked.environments.absolute()), 0
         for it in chosen:
-            programs = world.environment(it)
+            programs = world.environment(it, prepared=asked.prepared)
             if asked.prepare:
                 print(f"{it}: {programs}")
                 continue
