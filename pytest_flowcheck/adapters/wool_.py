@@ -69,6 +69,7 @@ class _Process:
 
     def __init__(self, ttl: float | None) -> None:
         self._ttl = ttl
+        self._server: Any = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="worker process")
         self._thread.start()
@@ -79,7 +80,8 @@ class _Process:
 
     async def end(self) -> None:
         """Serve no more."""
-        await self._there(self._server.stop(0))
+        if self._server is not None:
+            await self._there(self._server.stop(0))
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()
@@ -99,7 +101,7 @@ class _Process:
         usual = getattr(service, "_WORKER_LOOP_TTL", 0)
         with patch.object(service, "_WORKER_LOOP_TTL", usual if self._ttl is None else self._ttl, create=True):
             worker = service.WorkerService()
-        self._server: Any = grpc_aio.server(interceptors=[interceptor.VersionInterceptor()])
+        self._server = grpc_aio.server(interceptors=[interceptor.VersionInterceptor()])
         wool.protocol.add_WorkerServicer_to_server(worker, self._server)
         port: int = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
@@ -118,8 +120,10 @@ class Wool(Adapter):
     @property
     def claims(self) -> Mapping[str, AbstractSet[str]]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """Up to 0.10.2 a loop was reaped with its dispatch."""
-        release = [int(part) for part in metadata.version("wool").split(".")[:3]]
-        return {"looppool": frozenset({"drain", "ttl"} if release >= [0, 10, 3] else {"drain"})}
+        from packaging.version import Version
+
+        kept = Version(metadata.version("wool")) >= Version("0.10.3")
+        return {"looppool": frozenset({"drain", "ttl"} if kept else {"drain"})}
 
     def warm_up(self) -> None:
         import_module("wool.runtime.worker.process")
@@ -204,7 +208,7 @@ def _one_loop_at_a_time() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "use one pool per loop" in str(error):  # since 0.11
+        if "use one pool per loop" in str(error):  # as newer ones say
             raise Inexpressible(f"a ResourcePool serves one running loop at a time: {error}") from error
         raise
 
