@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_the_list_names_subjects_and_rules_that_there_are(world: Any) -> None:
     known, musts = subjects.registered(), {rule.id for rule in bundled_rules() if rule.level == "MUST"}
     for it in world.listed():
         assert {*it.subjects} <= {*known}, it
-        for ids in (*it.fails.values(), *it.passes.values()):
+        for ids in (*it.fails.values(), *it.passes.values(), *it.varies.values()):
             assert {*ids} <= musts, it
         assert not it.page or (ROOT / "docs/explanation" / f"{it.page}.md").exists(), it
 
@@ -51,7 +52,10 @@ def test_what_differs_from_the_list_is_told(world: Any) -> None:
     it = world.Certified(
         "d", "1", "3.11", ["s", "t"], fails={"s": ["STO-01", "STO-02"]}, passes={"s": ["STO-03", "STO-04"]}
     )
-    found = certificate(STO_01="VIOLATED", STO_02="PASS", STO_03="INCONCLUSIVE", STO_04="PASS", STO_05="HUNG")
+    it = dataclasses.replace(it, varies={"s": ["STO-06"]})
+    found = certificate(
+        STO_06="VIOLATED", STO_01="VIOLATED", STO_02="PASS", STO_03="INCONCLUSIVE", STO_04="PASS", STO_05="HUNG"
+    )
     assert list(world.differences(it, "s", found)) == [
         "STO-05 is HUNG, and the list does not say so",
         "STO-02 is PASS, and fails by the list",
