@@ -39,6 +39,12 @@ def certify(session: nox.Session) -> None:
     session.run("pytest", "--flowcheck", "--flowcheck-subject=stdlib-threads")
 
 
+@nox.session(name="certify-world", python="3.11")
+def certify_world(session: nox.Session) -> None:
+    """Releases of other people's software, as `tests/world.toml` lists them; `-- FOLDER --only NAME`. Not part of CI."""
+    session.run("python", "tests/world.py", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def selftest(session: nox.Session) -> None:
     """Every broken engine is caught by exactly its rules."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from contextlib import redirect_stdout
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/tutorial/*.md"), *ROOT.glob("docs/how-to/*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *ROOT.glob("docs/tutorial/*.md"),
+        *ROOT.glob("docs/how-to/*.md"),
+        *ROOT.glob("docs/explanation/found-in-*.md"),
+    ]
+)
 
 
 def blocks(language: str) -> list[Any]:
@@ -28,6 +38,9 @@ def test_python_blocks_run(code: str) -> None:
     """Each Python block runs as it stands, and prints what its comments say."""
     if "distributed" in code:
         pytest.importorskip("distributed", reason="the cluster example needs the extra `distributed`")
+    if needs := re.match(r"# needs ([\w-]+)==([\w.]+)\n", code):
+        reproduces(code, *needs.groups())
+        return
     printed = StringIO()
     with redirect_stdout(printed):
         exec(compile(code, "<documentation>", "exec"), {"__name__": "suites.scheduler"})
@@ -35,6 +48,19 @@ def test_python_blocks_run(code: str) -> None:
     told = re.findall(r"print\(.*\)  # (.*)|^    # (.*)", code, re.MULTILINE)
     told = [behind or below for behind, below in told]
     assert printed.getvalue().split("\n")[:-1] == told
+
+
+def reproduces(code: str, distribution: str, release: str) -> None:
+    """A report's program prints what its comments say, on the release that the report is about.
+
+    `python tests/world.py` has them run where that is installed. In processes of their own: some end what they run on.
+    """
+    found = [each.version for each in metadata.distributions(name=distribution)]
+    if found[:1] != [release]:
+        pytest.skip(f"needs {distribution} {release}; installed is {found[0] if found else 'none'}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = re.findall(r"print\(.*\)  # (.*)|^ +# (.*)", code, re.MULTILINE)
+    assert done.stdout.splitlines() == [behind or below for behind, below in told], done.stderr
 
 
 @pytest.mark.parametrize("text", blocks("toml"))

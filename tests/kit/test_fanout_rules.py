@@ -201,6 +201,12 @@ def test_the_model_refills_the_window_until_something_stops_it() -> None:
     assert [step.item for step in forced(scenario(2, "ok", "ok", "ok", picks=(1, 1, 0, 0, 0, 0)))] == [1, 2, 0]
 
 
+def test_the_model_knows_a_window_that_the_first_item_holds_up() -> None:
+    """Item 2 has no room until item 0 has ended: what FAN-04 accuses, the other rules play with."""
+    drawn = scenario(2, "ok", "ok", "ok", "ok", picks=(1, 0, 1, 0, 0, 0))._replace(conserving=False)
+    assert [(step.in_flight, step.item) for step in forced(drawn)] == [(2, 1), (1, 0), (2, 3), (1, 2)]
+
+
 @pytest.mark.parametrize(
     ("drawn", "right"),
     [

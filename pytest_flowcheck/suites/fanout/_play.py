@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.suites.fanout import _script
 from pytest_flowcheck.suites.fanout._shared import (
@@ -41,6 +42,8 @@ class Scenario(NamedTuple):
     """`continue_on_error`"""
     picks: tuple[int, ...]
     """Which of those in flight completes next, modulo how many there are."""
+    conserving: bool = True
+    """Whoever ends makes room for the next item. Else only those make room that all before them have ended, too."""
 
 
 class Step(NamedTuple):
@@ -57,7 +60,7 @@ def forced(scenario: Scenario) -> list[Step]:
     """The completions, one after the other: a window of `bound` that refills until an item stops it."""
     waiting, live, stopped, steps = list(range(len(scenario.acts))), list[int](), False, list[Step]()
     while True:
-        while waiting and len(live) < scenario.bound and not stopped:
+        while waiting and not stopped and _room(scenario, live, waiting[0]):
             live.append(waiting.pop(0))
         if not live:
             return steps
@@ -65,6 +68,11 @@ def forced(scenario: Scenario) -> list[Step]:
         steps.append(Step(len(live), item, stopped))
         live.remove(item)
         stopped = stopped or stops(scenario, item)
+
+
+def _room(scenario: Scenario, live: list[int], item: int) -> bool:
+    taken = len(live) if scenario.conserving or not live else item - min(live)
+    return taken < scenario.bound
 
 
 def stops(scenario: Scenario, item: int) -> bool:
@@ -151,12 +159,14 @@ def for_all(
     lab: Lab, judge: Callable[[Stage, Scenario], None], strategy: SearchStrategy[Scenario], *, examples: int
 ) -> None:
     """Run `judge` on drawn scenarios, on one instance until one of them fails, and from then on fresh ones."""
+    conserving = conserves(lab)
     with ExitStack() as instances:
         current: list[Instance] = []
         colour: list[Colour] = []
         blame: list[str] = []
 
         def scenario(drawn: Scenario) -> None:
+            drawn = suited(drawn)
             if not current:
                 current.append(instances.enter_context(lab.instance()))
                 colour[:] = [current[0].colour]
@@ -180,7 +190,39 @@ def for_all(
                 acceptable=acceptable(drawn),
             )
 
-        forall(lab, scenario, strategy, examples=examples, describe=table, reproduce=reproduce)
+        def suited(drawn: Scenario) -> Scenario:
+            return drawn if conserving else drawn._replace(conserving=False)
+
+        forall(
+            lab,
+            scenario,
+            strategy,
+            examples=examples,
+            describe=lambda drawn: table(suited(drawn)),
+            reproduce=lambda drawn: reproduce(suited(drawn)),
+        )
+
+
+def conserves(lab: Lab) -> bool:
+    """Whether an item that ends makes room for the next one, whoever else is in flight. If not, FAN-04 says so, and what
+    the other rules ask can be asked in an order of completion that such a window lets come about.
+
+    Nothing is judged here: a subject that can't be asked like this is left to the rule.
+    """
+    refilled = True
+    with lab.instance() as it:
+        call = fan_out(lab, it, 3, 2, name="window")
+        try:
+            full(lab, call, 2, name="window")
+            let_go(lab, "window(1)")
+            full(lab, call, 2, needs="FAN-04", name="window")
+        except Inconclusive as why:
+            refilled = why.because_of != "FAN-04"
+        lab.open_all()
+        with suppress(Inconclusive):
+            lab.until(lambda: call.done, "the fan-out comes back", needs="FAN-04")
+    lab.fresh()
+    return refilled
 
 
 def mixtures(lab: Lab) -> list[SearchStrategy[Scenario]]:
@@ -230,7 +272,8 @@ def table(scenario: Scenario) -> str:
     order = {step.item: number for number, step in enumerate(steps, 1)}
     lines = [
         f"max_concurrency={scenario.bound}, {len(scenario.acts)} items"
-        + (", continue_on_error=True" if scenario.keep_going else ""),
+        + (", continue_on_error=True" if scenario.keep_going else "")
+        + ("" if scenario.conserving else ", and an item makes room when all before it have ended (FAN-04)"),
         "item  does     completes as",
     ]
     lines += [

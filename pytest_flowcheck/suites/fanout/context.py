@@ -10,7 +10,7 @@ from pytest_flowcheck.errors import NotTestable
 from pytest_flowcheck.probes.instance import on_a_loop
 from pytest_flowcheck.protocols import Refused
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.fanout._play import Scenario, Stage, all_return, for_all, forced
+from pytest_flowcheck.suites.fanout._play import Scenario, Stage, all_return, conserves, for_all, forced
 from pytest_flowcheck.suites.fanout._shared import (
     calls_of,
     fan_out,
@@ -194,6 +194,7 @@ def recorded_ids_are_unique_and_stable(lab: Lab) -> None:
     Source: spec-kit's ids of nested steps, `fan:item:3`.
     """
     count = 6
+    conserving = conserves(lab)
     told_as: dict[int, list[str]] = {}
     for bound in (1, 2, 4):
         names = calls_of(range(count))
@@ -204,7 +205,8 @@ def recorded_ids_are_unique_and_stable(lab: Lab) -> None:
                 left = count - len(lab.timeline.of("ended", "raised", "lost")) - 1
                 let_go(lab, max(live, key=names.index))
                 if left:
-                    full(lab, call, min(bound, left), needs="FAN-04")
+                    size = min(bound, left) if conserving or len(live) == 1 else len(live) - 1
+                    full(lab, call, size, needs="FAN-04")
             by_result = {told([outcome])[0]: str(outcome.id) for outcome in outcomes(call)}
             told_as[bound] = [by_result.get(name, "") for name in names]
         lab.fresh()

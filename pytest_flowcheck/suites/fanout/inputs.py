@@ -92,19 +92,23 @@ def _crew(lab: Lab, bound: int) -> int:
     """How many threads, child processes and tasks three gated items cost."""
     name = f"{bound} at a time"
     with lab.instance() as it:
-        before = _heads(it)
+        before, tasks = _heads(), _tasks(it)
         call = fan_out(lab, it, 3, bound, name=name)
         full(lab, call, 3, name=name)
         lab.settle()
-        after = _heads(it)
+        crew = len(_heads() - before) + _tasks(it) - tasks
         lab.open(*calls_of(range(3), name))
         call.join()
-    return after - before
+    return crew
 
 
-def _heads(it: Instance) -> int:
-    counted = threading.active_count() + len(set(descendants()))
-    return counted + census().tasks if it.colour == "async" else counted
+def _heads() -> set[threading.Thread | int]:
+    """Each by itself: what an earlier rule has left may go meanwhile."""
+    return {*threading.enumerate(), *descendants()}
+
+
+def _tasks(it: Instance) -> int:
+    return census().tasks if it.colour == "async" else 0
 
 
 @rule("FAN-13")

@@ -54,7 +54,7 @@ def generations_are_drained(lab: Lab) -> None:
         )
     endless = Endless(lab)
     with listening() as heard, opened(lab) as pool:
-        pool.ran("leaves a task for ever", endless)
+        where = pool.ran("leaves a task for ever", endless)
         stop = pool.stop()
         lab.until(
             lambda: stop.done,
@@ -62,6 +62,14 @@ def generations_are_drained(lab: Lab) -> None:
             expected="endless respawning is cut off",
             hung=True,
         )
+        if stop.returned and stop.value is None:
+            # stop may return before the loop is reaped; whoever reaps it may report until then
+            reaped = lab.call(f"the thread of {where}", where.thread.join)
+            lab.until(
+                lambda: bool(heard.reports) or (reaped.done and where.gone),
+                f"after stop(), {where} is reaped, or what could not be ended is reported",
+                needs="LOP-04",
+            )
         lab.check(
             stop.error is not None or stop.value is not None or bool(heard.reports),
             f"a task that always starts another was cut off after {endless.generation} generations, and {came_to(stop)}; "
@@ -226,12 +234,14 @@ def generators_and_threads_end(lab: Lab) -> None:
     """
     uses = Uses()
     with opened(lab) as pool:
-        pool.ran("uses generator and executor", uses)
+        where = pool.ran("uses generator and executor", uses)
         pool.stopped()
-        lab.until(
-            lambda: uses.closed,
-            "the cleanup of an async generator that nobody finished ran",
-            expected="generators are closed with the loop",
+        ran = "the cleanup of an async generator that nobody finished ran"
+        lab.until(lambda: uses.closed or where.gone, ran, expected="generators are closed with the loop")
+        lab.check(
+            uses.closed,
+            f"{where} is closed and its thread has ended, and it never came about that {ran}: there is no loop left for it",
+            "generators are closed with the loop",
         )
         lab.until(
             lambda: uses.thread is not None and not uses.thread.is_alive(),
@@ -299,6 +309,8 @@ def warm_processes_exit(lab: Lab) -> None:
 
     Source: CPython's `threading._shutdown`.
     """
+    with opened(lab) as pool:
+        pool.ran("here")  # what goes wrong in any process, and what can't be asked for at all, is told better here
     with child(lab, leaves_it_warm, lab.probe("warm", gated=False), 0) as process:
         lab.until(
             lambda: process.exited,

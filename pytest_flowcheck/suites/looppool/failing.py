@@ -6,13 +6,15 @@ import asyncio
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.looppool._shared import BodyError, Pool, came_to, comes_back, opened
+from pytest_flowcheck.suites.looppool._shared import BodyError, Pool, Where, came_to, comes_back, opened
 
 if TYPE_CHECKING:
+    from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.lab import Lab
 
 
@@ -168,12 +170,25 @@ def exits_are_callers(lab: Lab) -> None:
     Source: `asyncio.Task`, which raises SystemExit and KeyboardInterrupt out of the loop.
     """
     with opened(lab) as pool:
-        pool.ran("before")
         for error in (SystemExit(3), KeyboardInterrupt("by hand")):
-            name = f"raises {type(error).__name__}"
+            where = pool.ran(f"before {type(error).__name__}")
+            name, meant = f"raises {type(error).__name__}", f"it raises {type(error).__name__}"
             call = pool.dispatch(name, Raises(error), gated=False)
-            comes_back(lab, call, f"the dispatch that raises {error!r}", f"it raises {type(error).__name__}")
-            lab.check(isinstance(call.error, type(error)), came_to(call), f"it raises {type(error).__name__}")
+            lab.until(
+                partial(_back_or_gone, call, where),
+                f"the dispatch that raises {error!r} comes back",
+                expected=meant,
+                hung=True,
+            )
+            if call.done:
+                lab.check(isinstance(call.error, type(error)), came_to(call), meant)
+            # else it has ended its loop. Whether another one answers, now, can be seen at the next dispatch
             after = pool.dispatch(f"after {type(error).__name__}", gated=False)
             comes_back(lab, after, f"the dispatch after one that raised {type(error).__name__}", "it works")
             lab.check(after.returned, f"after {error!r} in another dispatch, {came_to(after)}", "it works")
+            comes_back(lab, call, f"the dispatch that raises {error!r}", meant)
+            lab.check(isinstance(call.error, type(error)), came_to(call), meant)
+
+
+def _back_or_gone(call: Call[Any], where: Where) -> bool:
+    return call.done or where.gone

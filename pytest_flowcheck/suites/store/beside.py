@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json.encoder
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from pytest_flowcheck.errors import NotTestable
@@ -66,8 +68,12 @@ def swept(
     names: tuple[str, str],
     expected: str,
     limit: int = 60,
+    also: tuple[ModuleType, ...] = (),
 ) -> str | None:
     """Sweep, if that is possible here.
+
+    Args:
+        also: modules of the standard library that the store may do its work in.
 
     Returns:
         Why it is not; None if nothing was found.
@@ -81,7 +87,7 @@ def swept(
             arrange,
             first,
             rival,
-            code=code,
+            code=(*code, *also),
             judge=judge,
             names=names,
             leave=World.leave,
@@ -263,6 +269,7 @@ def a_state_that_changes_is_saved_consistently(lab: Lab) -> None:
         judge,
         ("flush()", "put() of two keys"),
         "flush returns, and what it saved holds the keys of some moment",
+        also=(json.encoder,),  # where a living dict is walked through, in Python if it is written with an indent
     )
     with eager_threads(), folder() as path, handle(lab, path) as store:
         _flush_while_putting(lab, path, store, lab.repeated(600))
