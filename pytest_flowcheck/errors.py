@@ -12,10 +12,11 @@ Exception
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.timeline import Event
+    from pytest_flowcheck.proof.waitlist import Waiting
 
 Grade = Literal["proven", "observed"]
 """How sure the evidence is: kernel state showed that nothing can happen any more, or it was merely seen not to."""
@@ -64,6 +65,13 @@ class Violated(Judgement):
         self.grade: Grade = grade
         self.hung, self.leaked = hung, leaked
         self.events: tuple[Event, ...] | None = None
+        """The history when it fell."""
+        self.told: tuple[Event, ...] | None = None
+        """The same with what the rule asked for and let go."""
+        self.waiting: tuple[Waiting, ...] = ()
+        """Who waited for what when it was proven that nothing can happen any more."""
+        self.exhibits: dict[str, Any] = {}
+        """See `Lab.exhibits`."""
 
 
 class Inconclusive(Judgement):

@@ -162,5 +162,6 @@ def test_the_wheel_holds_two_packages(tmp_path: Path) -> None:
         "pytest_flowcheck/py.typed",
         "flowcheck_reference/py.typed",
         "pytest_flowcheck/certificate/schema.json",
+        "pytest_flowcheck/certificate/page/page.js",
     ):
         assert needed in names

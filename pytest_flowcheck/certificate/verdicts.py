@@ -79,7 +79,7 @@ class Finding:
     message: str = ""
     """Empty for a PASS; else the story: sentence, facts, expectation, proof, usual cause."""
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])
-    """`events`: list of {at, kind, probe, pid, tid, thread}; `waits`: list of lines; `example`: the shrunk scenario."""
+    """What reports show: `events`, `story`, `waits`, `crash`, `schedule`, `example`, ...; see `$defs/evidence` of the schema."""
     poisoned: bool = False
     """Stuck threads or stray processes remain: this process must not judge another rule."""
 

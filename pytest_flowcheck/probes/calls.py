@@ -40,6 +40,10 @@ def reachable(error: BaseException | None) -> Iterator[BaseException]:
         todo += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 
+def _kind(error: BaseException | None) -> str:
+    return type(error).__name__ if error is not None else ""
+
+
 def _named(error: BaseException) -> str:
     """Like `repr`, but short for trio's cancellation, which tells its whole story."""
     return type(error).__name__ if is_cancellation(error) else repr(error)
@@ -107,12 +111,17 @@ class Call(Generic[T]):
         """
         raise NotTestable(f"{self.what} runs on a thread, which can't be cancelled")
 
-    def _finish(self, value: T | None, error: BaseException | None) -> None:
+    def _began(self, *, coroutine: bool = False) -> None:
+        self._lab.timeline.aside("called", self.what, coroutine=coroutine)
+
+    def _finish(self, value: T | None, error: BaseException | None, *, coroutine: bool = False) -> None:
+        timeline = self._lab.timeline
+        timeline.aside("failed" if error is not None else "returned", self.what, coroutine=coroutine, detail=_kind(error))
         if error is not None:
             self._raised = error
         else:
             self._value.append(value)  # type: ignore[arg-type]
-        self._lab.timeline.append("note", f"{self.what} {'returned' if error is None else f'raised {_named(error)}'}")
+        timeline.append("note", f"{self.what} {'returned' if error is None else f'raised {_named(error)}'}")
 
 
 class ThreadCall(Call[T]):
@@ -128,6 +137,7 @@ class ThreadCall(Call[T]):
     def _run(self) -> None:
         function = self._function
         del self._function  # what it refers to must not outlive the call: rules about remains would see it
+        self._began()
         try:
             value = function()
         except BaseException as error:  # noqa: BLE001 - whatever the subject raises is what the rule asks about
@@ -170,16 +180,17 @@ class LoopCall(Call[T]):
         """
         function = self._function
         del self._function
+        self._began(coroutine=True)
         try:
             value = function()
             if hasattr(value, "__await__"):
                 value = await value
         except BaseException as error:
-            self._finish(None, error)
+            self._finish(None, error, coroutine=True)
             if is_cancellation(error):
                 raise
         else:
-            self._finish(value, None)
+            self._finish(value, None, coroutine=True)
 
 
 def blocking_value(what: str, value: T) -> T:

@@ -48,6 +48,11 @@ class Gates:
         self.when_open(name, threadsafe(opened.set))
         await opened.wait()
 
+    def shut(self, name: str) -> bool:
+        """Whether who comes now has to wait."""
+        with self._lock:
+            return not (self._all_open or name in self._open)
+
     def open(self, *names: str) -> None:
         """Let those probes go. Opening an open gate does nothing."""
         with self._lock:

@@ -19,6 +19,7 @@ from pytest_flowcheck.proof.sweep import CodeSpec, Granularity, Outcome, Race, S
 from pytest_flowcheck.protocols import is_a
 
 if TYPE_CHECKING:
+    from pytest_flowcheck.proof.waitlist import Waiting
     from pytest_flowcheck.subjects import Subject
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Request:
     answer: Grade | Literal["gave up"] | None = None
     reason: str = ""
     """Why there was no proof."""
-    waits: list[str] = field(default_factory=list[str])
+    waits: list[Waiting] = field(default_factory=list["Waiting"])
 
 
 class Lab:
@@ -88,6 +89,10 @@ class Lab:
         """The scenario of a property that fails, as a table."""
         self.script: Callable[[], str] | None = None
         """Writes the same as a program that needs no pytest."""
+        self.exhibits: dict[str, Any] = {}
+        """What makes a violation plain beside its story, for reports: `crash`, `schedule`."""
+        self.waiting: list[Waiting] = []
+        """Who waited for what when last it was proven that nothing moves any more."""
         self.request: Request | None = None
         self.asked = threading.Event()
         self.probes_ran = 0
@@ -100,6 +105,7 @@ class Lab:
         self.timeline, self.gates = Timeline(), Gates()
         self.benches.append(probes.Bench(self.timeline, self.gates))
         self.futures: dict[str, Future[Any]] = {}
+        self.exhibits, self.waiting = {}, []
 
     def fresh(self) -> None:
         """A new history and shut gates, for the next example of a property; probes of the last one are let go."""
@@ -156,7 +162,7 @@ class Lab:
                 self.judgement = self.judgement or judgement
                 raise
             finally:
-                self.gates.open_all()
+                self.open_all()
 
     @contextmanager
     def executor(self, max_workers: int, **options: Any) -> Generator[Executor]:
@@ -171,7 +177,7 @@ class Lab:
                 self.judgement = self.judgement or judgement
                 raise
             finally:
-                self.gates.open_all()
+                self.open_all()
 
     # --- probes ------------------------------------------------------------------------------------------------------
 
@@ -185,10 +191,14 @@ class Lab:
 
     def open(self, *names: str) -> None:
         """Let these probe calls go."""
+        for name in names:
+            self.timeline.aside("released", name)
         self.gates.open(*names)
 
     def open_all(self) -> None:
         """Let all go, those too that are yet to start."""
+        for name in self.timeline.live():
+            self.timeline.aside("released", name)
         self.gates.open_all()
 
     def started(self, name: str | None = None) -> list[str]:
@@ -254,7 +264,7 @@ class Lab:
             raise self._violated(
                 f"it never came about that {what}",
                 expected=expected or what,
-                proof="\n".join([PROVEN_STILL, *request.waits]),
+                proof="\n".join([PROVEN_STILL, *map(str, request.waits)]),
                 hung=hung,
             )
         raise Inconclusive(f"{what}: not seen, and not proven impossible either ({request.reason})", because_of=needs)
@@ -293,9 +303,14 @@ class Lab:
             self.request = None
         return None if predicate() else request
 
-    def answer(self, request: Request, answer: Grade | Literal["gave up"], reason: str, waits: Iterable[str]) -> None:
+    def answer(
+        self, request: Request, answer: Grade | Literal["gave up"], reason: str, waits: Iterable[Waiting]
+    ) -> None:
         """The watcher's word on the request on the bench."""
-        request.reason, request.waits, request.answer = reason, list(waits), answer
+        waits = list(waits)
+        if answer == "proven":
+            self.waiting = waits
+        request.reason, request.waits, request.answer = reason, waits, answer
         self.timeline.poke()
 
     def _blame_broken_tasks(self, what: str) -> None:
@@ -411,6 +426,7 @@ class Lab:
     def _raced(self, race: Race, names: tuple[str, str], expected: str) -> Violated:
         outcome = race.outcome
         self.example = outcome.story(*names)
+        self.exhibits["schedule"] = race.exhibit(*names)
         self.judgement = self._violated(
             race.says,
             expected=expected or "an outcome that the one before the other, or the other before the one, could have",
@@ -429,7 +445,7 @@ class Lab:
         if request is None:
             return None
         if request.answer == "proven":
-            return request.waits
+            return [str(wait) for wait in request.waits]
         raise Inconclusive(f"an operation did not come back, and that it never will is not proven ({request.reason})")
 
     # --- judging -----------------------------------------------------------------------------------------------------
@@ -460,14 +476,18 @@ class Lab:
     def _violated(self, facts: str, **rest: Any) -> Violated:
         """The judgement, with the history as it was when it fell: what the opened gates let happen later proves nothing."""
         violated = Violated(facts, **rest)
-        violated.events = tuple(self.timeline.events)
+        violated.events, violated.told = tuple(self.timeline.events), self.timeline.told()
+        if violated.proof.startswith(PROVEN_STILL):
+            violated.waiting = tuple(self.waiting)
+        violated.exhibits = dict(self.exhibits)
         return violated
 
     def submit(
         self, executor: Executor, name: str, *args: Any, gated: bool = True, does: Callable[..., Any] | None = None
     ) -> Future[Any]:
         """Submit a new probe and remember its future, so that a task that fails by itself is blamed rightly."""
-        task = self.probe(name, does, gated=gated)
+        task, call, timeline = self.probe(name, does, gated=gated), probes.call_name(name, args), self.timeline
+        timeline.aside("submitted", call)
         try:
             with self.submission(name):
                 future = executor.submit(task, *args)
@@ -481,8 +501,14 @@ class Lab:
             ) from error
         if not isinstance(future, Future):  # pyright: ignore[reportUnnecessaryIsInstance] - a subject may return anything
             raise AdapterError(f"submit returned {type(future).__name__}, expected a concurrent.futures.Future")
-        self.futures[probes.call_name(name, args)] = future
-        self.watch(future)
+        self.futures[call] = future
+
+        def over(done: Future[Any]) -> None:
+            if done.cancelled():
+                timeline.aside("cancelled", call)
+            self.timeline.poke()
+
+        future.add_done_callback(over)
         return future
 
     @contextmanager

@@ -85,6 +85,9 @@ class Probe:
     def __repr__(self) -> str:
         return f"<probe {self.name}>"
 
+    def _freedom(self, bench: Bench, call: str) -> str:
+        return "gated" if self._gated and bench.gates.shut(call) else "free"
+
     def __reduce__(self) -> tuple[Any, ...]:
         bench = _benches.get(self._token) if os.getpid() == self._owner else None
         address = bench.address(self._adopt) if bench is not None else self._address
@@ -97,13 +100,13 @@ class Probe:
         if bench is None:
             return call_name(self.name, args)  # its rule is over: nobody listens any more
         call, args = self._named(bench.number, args)
-        bench.timeline.here("started", call)
+        bench.timeline.here("started", call, detail=self._freedom(bench, call))
         if self._gated:
             bench.gates.wait(call)
         try:
             value = self._does(*args, **kwargs) if self._does else call
-        except BaseException:
-            bench.timeline.here("raised", call)
+        except BaseException as error:
+            bench.timeline.here("raised", call, detail=type(error).__name__)
             raise
         bench.timeline.here("ended", call)
         return value
@@ -139,15 +142,15 @@ class Probe:
         if bench is None:
             return self(*args, **kwargs)
         call, args = self._named(bench.number, args)
-        bench.timeline.here("started", call, coroutine=True)
+        bench.timeline.here("started", call, coroutine=True, detail=self._freedom(bench, call))
         try:
             if self._gated:
                 await bench.gates.wait_async(call)
             value = self._does(*args, **kwargs) if self._does else call
             if inspect.isawaitable(value):
                 value = await value
-        except BaseException:
-            bench.timeline.here("raised", call, coroutine=True)
+        except BaseException as error:
+            bench.timeline.here("raised", call, coroutine=True, detail=type(error).__name__)
             raise
         bench.timeline.here("ended", call, coroutine=True)
         return value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Literal
 
 Kind = Literal["started", "ended", "raised", "lost", "note"]
+AsideKind = Literal["submitted", "called", "returned", "failed", "released", "cancelled"]
 
 STARTED: Final = "started"
 OVER: Final = frozenset({"ended", "raised", "lost"})
@@ -24,13 +26,15 @@ class Event:
     """
 
     at: float
-    kind: Kind
+    kind: Kind | AsideKind
     probe: str
     pid: int = 0
     tid: int = 0
     thread: str = ""
     coroutine: bool = False
     """It ran as a coroutine on a loop of that thread."""
+    detail: str = ""
+    """Of what raised, the name of the error; of what started, `gated` or `free`. Other processes don't tell it."""
 
     @property
     def worker(self) -> tuple[int, int]:
@@ -53,23 +57,45 @@ class Timeline:
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.Lock())
         self.events: list[Event] = []
+        self.asides: deque[Event] = deque(maxlen=1000)
+        """What was asked of the subject and let go by the rule. For pictures: no rule judges by it, `len` does not count it,
+        and it wakes nobody, so that a history is as quiet as without."""
         self._zero = perf_counter()
 
     def __len__(self) -> int:
         return len(self.events)
 
     def append(
-        self, kind: Kind, probe: str, pid: int = 0, tid: int = 0, thread: str = "", *, coroutine: bool = False
+        self,
+        kind: Kind,
+        probe: str,
+        pid: int = 0,
+        tid: int = 0,
+        thread: str = "",
+        *,
+        coroutine: bool = False,
+        detail: str = "",
     ) -> None:
         """Record an event and wake those who wait for one."""
         with self.changed:
-            self.events.append(Event(perf_counter() - self._zero, kind, probe, pid, tid, thread, coroutine))
+            self.events.append(Event(perf_counter() - self._zero, kind, probe, pid, tid, thread, coroutine, detail))
             self.changed.notify_all()
 
-    def here(self, kind: Kind, probe: str, *, coroutine: bool = False) -> None:
+    def here(self, kind: Kind, probe: str, *, coroutine: bool = False, detail: str = "") -> None:
         """Record that the calling thread did something."""
         thread = threading.current_thread().name
-        self.append(kind, probe, os.getpid(), threading.get_native_id(), thread, coroutine=coroutine)
+        self.append(kind, probe, os.getpid(), threading.get_native_id(), thread, coroutine=coroutine, detail=detail)
+
+    def aside(self, kind: AsideKind, what: str, *, coroutine: bool = False, detail: str = "") -> None:
+        """Record what the calling thread asked for or let go; see `asides`."""
+        thread, pid, tid = threading.current_thread().name, os.getpid(), threading.get_native_id()
+        with self.changed:
+            self.asides.append(Event(perf_counter() - self._zero, kind, what, pid, tid, thread, coroutine, detail))
+
+    def told(self) -> tuple[Event, ...]:
+        """Events and asides, in order of time."""
+        with self.changed:
+            return tuple(sorted((*self.events, *self.asides), key=lambda event: event.at))
 
     def of(self, *kinds: str) -> list[Event]:
         """The events of these kinds so far, in order."""

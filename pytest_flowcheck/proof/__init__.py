@@ -43,7 +43,9 @@ from pytest_flowcheck.proof.sweep import Sweep as Sweep
 from pytest_flowcheck.proof.sweep import Unsweepable as Unsweepable
 from pytest_flowcheck.proof.sweep import code_of as code_of
 from pytest_flowcheck.proof.sweep import sweep as sweep
+from pytest_flowcheck.proof.waitlist import Waiting as Waiting
 from pytest_flowcheck.proof.waitlist import wait_list as wait_list
+from pytest_flowcheck.proof.waitlist import waits_of as waits_of
 
 __all__ = [
     "Census",
@@ -67,6 +69,7 @@ __all__ = [
     "Sweep",
     "Unsweepable",
     "Wait",
+    "Waiting",
     "become_subreaper",
     "census",
     "code_of",
@@ -80,4 +83,5 @@ __all__ = [
     "serve",
     "sweep",
     "wait_list",
+    "waits_of",
 ]

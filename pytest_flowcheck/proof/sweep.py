@@ -105,6 +105,9 @@ class Outcome:
     """The same for people: "store.py, Store.save: `self.count = count + 1`"."""
     leader: Leader = "first"
     """Which operation began."""
+    source: tuple[tuple[int, str], ...] = ()
+    """Lines of the source around the place, each with its number; `line` is that at which the thread was parked."""
+    line: int = 0
 
     def story(self, first: str = "first", rival: str = "rival") -> str:
         """The schedule in lines of text. The arguments are what the operations are called."""
@@ -137,6 +140,22 @@ class Race:
     outcome: Outcome
     says: str
     """What is wrong with it."""
+
+    def exhibit(self, first: str, rival: str) -> dict[str, object]:
+        """The schedule as plain data, for reports."""
+        outcome, step = self.outcome, self.outcome.step
+        ends = ((first, outcome.first), (rival, outcome.rival))
+        return {
+            "key": self.key,
+            "leader": first if outcome.leader == "first" else rival,
+            "other": rival if outcome.leader == "first" else first,
+            "parked": step.role if step is not None and step.role.startswith("thread") else "",
+            "place": outcome.place,
+            "line": outcome.line,
+            "source": [list(row) for row in outcome.source],
+            "blocked": outcome.blocked,
+            "ends": {name: str(end) if end is not None else "never came back" for name, end in ends},
+        }
 
     @property
     def key(self) -> str:
@@ -637,6 +656,8 @@ class _Scene(Generic[W]):
             self._step,
             parking.place,
             self._leader,
+            parking.source,
+            parking.line,
         )
 
     def close(self) -> None:

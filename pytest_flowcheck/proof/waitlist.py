@@ -1,16 +1,20 @@
-"""Why nothing moves, in words: one line per waiting thread, with what it waits for and where in the user's code.
+"""Why nothing moves: a line for each waiting thread, with what it waits for, on whom, and where in the user's code.
 
 The proof is the kernel's (`observer`); frames only make it readable, so a frame that is not recognised costs nothing.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import linecache
 import os
+import re
 import sys
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_flowcheck.proof import pollers, procfs
 
@@ -27,12 +31,51 @@ _GATES = str(Path(_KIT, "probes", "gates.py"))
 _IDLE = "idle pool worker"
 
 
+@dataclass(frozen=True)
+class On:
+    """Whom or what a thread waits for."""
+
+    kind: Literal["thread", "process", "future", "lock"]
+    id: int
+    """Native thread id, pid, or the object's `id`."""
+    name: str = ""
+    state: str = ""
+    """A future's of `concurrent.futures`, as it calls it: `pending`, `running`, `cancelled`."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One thread's wait. As text: a line for people."""
+
+    pid: int
+    tid: int
+    """0: the process as a whole, or several threads together."""
+    name: str
+    """The thread's; empty if it is not Python's, or another process's."""
+    line: str
+    on: tuple[On, ...] = ()
+    """As far as frames tell: a wait that names nobody is no less proven."""
+    place: str = ""
+    """Where in the user's code: `jobs.py:12 run`."""
+    holds: tuple[int, ...] = ()
+    """The `id`s of locks that its `with` statements hold."""
+
+    def __str__(self) -> str:
+        return self.line
+
+
 def wait_list(sighting: Sighting, harness: Harness | None = None) -> list[str]:
-    """One line per waiting thread, idle pool workers in one line, then one per thread of other processes.
+    """The lines of `waits_of`."""
+    return [wait.line for wait in waits_of(sighting, harness)]
+
+
+def waits_of(sighting: Sighting, harness: Harness | None = None) -> list[Waiting]:
+    """One per waiting thread, idle pool workers together, then one per thread of other processes.
 
     Call it from the thread that looked, while the threads still wait: names and frames are read now.
     """
-    me, lines, idle = os.getpid(), list[str](), 0
+    me, found, idle = os.getpid(), list[Waiting](), 0
+    seen: dict[int, FrameType] = {}
     threads = {_native(thread): thread for thread in threading.enumerate()}
     # The documented way to see other threads, though its name begins with an underscore.
     frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -48,11 +91,25 @@ def wait_list(sighting: Sighting, harness: Harness | None = None) -> list[str]:
             idle += 1
             continue
         name = f"'{thread.name}'" if thread is not None else f"{wait.tid} (not Python's)"
-        lines.append(f"thread {name} {words}{_place(frame) if frame is not None else ''}")
+        if frame is not None:
+            seen[wait.tid] = frame
+        place = _place(frame) if frame is not None else ""
+        found.append(
+            Waiting(
+                wait.pid,
+                wait.tid,
+                thread.name if thread is not None else "",
+                f"thread {name} {words}{f', at {place}' if place else ''}",
+                _on(frame, threads) if frame is not None else (),
+                place,
+            )
+        )
+    if any(on.kind == "lock" for wait in found for on in wait.on):
+        found = [replace(wait, holds=_holds(seen[wait.tid])) if wait.tid in seen else wait for wait in found]
     if idle:
-        lines.append(f"{idle} idle pool worker{'s' if idle > 1 else ''}")
-    lines += [_elsewhere(wait) for wait in sighting.waits if wait.pid != me or not wait.tid]
-    return lines
+        found.append(Waiting(me, 0, "", f"{idle} idle pool worker{'s' if idle > 1 else ''}"))
+    found += [Waiting(w.pid, w.tid, "", _elsewhere(w)) for w in sighting.waits if w.pid != me or not w.tid]
+    return found
 
 
 def _native(thread: threading.Thread) -> int:
@@ -85,7 +142,7 @@ def _place(frame: FrameType) -> str:
     if not users and pollers.runner_of(frame) is not None:
         return ""  # a guest's events, on a thread of trio's: its tasks were told
     at = (users or kits or chain)[0]
-    return f", at {_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
+    return f"{_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
 
 
 def _where(file: str, line: int) -> str:
@@ -94,6 +151,8 @@ def _where(file: str, line: int) -> str:
 
 def _words(frame: FrameType, wait: Wait) -> str:
     """What the innermost frame that we recognise waits for; else what the kernel says, with the source line."""
+    if frame.f_code.co_filename == _GATES:
+        return "is at its gate"
     for at in _outwards(frame):
         helper = _HELPERS.get((Path(at.f_code.co_filename).stem, at.f_code.co_name))
         if helper is not None:
@@ -121,6 +180,102 @@ def _bare(frame: FrameType, wait: Wait) -> str:
     source = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()
     what = "waits for a lock" if "futex" in wait.text and wait.kind == "untimed" else wait.text
     return f"{what}: `{source[:80]}`" if source else what
+
+
+# --- on whom -----------------------------------------------------------------------------------------------------------
+
+
+def _on(frame: FrameType, threads: dict[int, threading.Thread]) -> tuple[On, ...]:
+    """Whom the innermost frame that tells it waits for."""
+    for depth, at in enumerate(_outwards(frame)):
+        file, method = at.f_code.co_filename, at.f_code.co_name
+        if not file.startswith(_STDLIB) or "site-packages" in file:
+            return _lock(at, threads) if depth == 0 and not file.startswith(_KIT) else ()
+        module, it = Path(file).stem, _self(at)
+        if (module, method) == ("threading", "join") and isinstance(it, threading.Thread):
+            return (On("thread", _native(it), it.name),)
+        if (module, method) in {("_base", "result"), ("_base", "exception")}:
+            return (_promised(it),)
+        if (module, method) in {("_base", "wait"), ("_base", "as_completed")}:
+            waited = at.f_locals.get("not_done", at.f_locals.get("pending", at.f_locals.get("fs", ())))
+            return tuple(_promised(future) for future in _some(waited))
+        if module in {"subprocess", "popen_fork"} and isinstance(pid := getattr(it, "pid", None), int):
+            return (On("process", pid),)
+        if (module, method) == ("base_events", "run_forever") and (asyncio := sys.modules.get("asyncio")) is not None:
+            awaited = (getattr(task, "_fut_waiter", None) for task in asyncio.all_tasks(it))
+            return tuple(_promised(future) for future in awaited if future is not None)
+    return ()
+
+
+def _some(objects: Any, most: int = 8) -> list[Any]:
+    """At most so many; of an iterator none, since to look would be to take."""
+    return list(cast("set[Any]", objects))[:most] if isinstance(objects, (set, frozenset, list, tuple)) else []
+
+
+def _promised(future: Any) -> On:
+    asyncio = sys.modules.get("asyncio")
+    task = asyncio is not None and isinstance(future, asyncio.Task)
+    state = str(getattr(future, "_state", "")).lower()
+    return On("future", id(future), future.get_name() if task else "", state)
+
+
+_ACQUIRE = re.compile(r"(?:with|async with)\s+([\w.]+)\s*:|([\w.]+)\.(?:acquire|__enter__)\(")
+
+
+def _lock(frame: FrameType, threads: dict[int, threading.Thread]) -> tuple[On, ...]:
+    """The lock that the user's own line waits for, and who holds it, where that can be known."""
+    found = _ACQUIRE.search(linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0))
+    name = (found[1] or found[2]) if found else ""
+    lock = _looked_up(frame, name) if name else None
+    if lock is None:
+        return ()
+    owner = re.search(r"owner=(\d+)", repr(lock)) if type(lock) is type(threading.RLock()) else None
+    holder = next((t for t in threads.values() if owner and t.ident == int(owner[1])), None)
+    return (On("thread", _native(holder), holder.name),) if holder is not None else (On("lock", id(lock), name),)
+
+
+def _looked_up(frame: FrameType, dotted: str) -> Any:
+    """What the name stands for, without running any code of the subject's: only plain variables and attributes."""
+    first, *rest = dotted.split(".")
+    value = frame.f_locals.get(first, frame.f_globals.get(first))
+    for part in rest:
+        value = getattr(value, "__dict__", {}).get(part)
+    return value
+
+
+def _holds(frame: FrameType) -> tuple[int, ...]:
+    """Locks whose `with` block encloses a line at which a frame of this thread stands."""
+    held: list[int] = []
+    for at in _outwards(frame):
+        file = at.f_code.co_filename
+        if file.startswith((_STDLIB, "<")) and "site-packages" not in file:
+            continue
+        for name, first, last in _blocks(file):
+            if first <= (at.f_lineno or 0) <= last and isinstance(lock := _looked_up(at, name), _LOCKS):
+                held.append(id(lock))
+    return tuple(held)
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(file: str) -> tuple[tuple[str, int, int], ...]:
+    """The bodies of the file's `with` statements over plain names: name, first and last line."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):  # no source, or not Python's
+        return ()
+    return tuple(
+        (ast.unparse(item.context_expr), node.body[0].lineno, node.end_lineno or 0)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        for item in node.items
+        if isinstance(item.context_expr, (ast.Name, ast.Attribute))
+    )
+
+
+# --- in words ----------------------------------------------------------------------------------------------------------
 
 
 def _self(frame: FrameType) -> Any:

@@ -75,7 +75,7 @@ class Case:
         if found.verdict is Verdict.EXPECTED:
             pytest.xfail(found.message.partition("\n")[0])
         if found.verdict.fails(found.level):
-            pytest.fail(story(self.task, found, f"pytest {self.nodeid!r}"), pytrace=False)
+            pytest.fail(story(self.task, found, f"pytest {self.nodeid!r}", drawn=self._guest.drawn), pytrace=False)
         if found.verdict in {Verdict.NOT_CLAIMED, Verdict.NOT_TESTABLE}:
             pytest.skip(f"{found.verdict.value}: {found.message}")
 
@@ -107,6 +107,7 @@ class Guest(Bench):
         then = stock.of(config)
         self.harness: Harness = Bystanders.as_of(then.at, then.threads, then.objects)
         self._before: set[int] = set()
+        self.drawn: bool = option.verbose > 0
         self._status = 0
         become_subreaper(on=not self._reaps)
 

@@ -74,7 +74,7 @@ class RuleItem(pytest.Item):
         else:
             self.finding = self.bench.run(self.task)
         self.user_properties.append(("flowcheck_verdict", self.finding.verdict.value))
-        conclude(self.task, self.finding)
+        conclude(self.task, self.finding, drawn=self.config.get_verbosity() > 0)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The story of the verdict; a traceback only where something other than a verdict ended the item."""
@@ -114,30 +114,42 @@ def unstable(first: Finding) -> Finding:
     )
 
 
-def miss_or_story(task: Task, finding: Finding) -> str | None:
-    """What a failed item says; None if it does not fail."""
+def miss_or_story(task: Task, finding: Finding, *, drawn: bool = False) -> str | None:
+    """What a failed item says; None if it does not fail. `drawn`: with a picture of what happened."""
     if task.column.breaks is not None:
         return (
             None if selftest.right(task, finding) else f"{selftest.miss(task, finding)}\n\n{finding.message}".rstrip()
         )
-    return story(task, finding) if finding.verdict.fails(finding.level) else None
+    return story(task, finding, drawn=drawn) if finding.verdict.fails(finding.level) else None
 
 
-def conclude(task: Task, finding: Finding) -> None:
+def conclude(task: Task, finding: Finding, *, drawn: bool = False) -> None:
     """Return for an outcome `passed`; raise for the others."""
-    told = miss_or_story(task, finding)
+    told = miss_or_story(task, finding, drawn=drawn)
     if told is not None:
         raise RuleFailed(told)
     if task.column.breaks is None and finding.verdict in {Verdict.NOT_CLAIMED, Verdict.NOT_TESTABLE}:
         pytest.skip(f"{finding.verdict.value}: {finding.message}")
 
 
-def story(task: Task, finding: Finding, reproducer: str = "") -> str:
-    """The whole failure message, and the command that shows it again: the task's own, or this one."""
+def story(task: Task, finding: Finding, reproducer: str = "", *, drawn: bool = False) -> str:
+    """The whole failure message, and the command that shows it again: the task's own, or this one.
+
+    Args:
+        task: the rule and its subject.
+        finding: what was found.
+        reproducer: another command that shows it again.
+        drawn: with a picture of what happened.
+    """
     head = f"{finding.verdict.value} ({finding.level}) {task.rule.id} on {task.column.label}"
     message = finding.message
     if not message.startswith(task.rule.id) and finding.verdict is not Verdict.ADAPTER_ERROR:
         message = f"{task.rule.id} {task.rule.sentence}\n\n{message}"
+    if drawn:
+        from pytest_flowcheck.certificate import drawing
+
+        if lines := drawing.drawn(finding.evidence):
+            message = "\n  ".join([f"{message}\n\nTimeline:", *lines])
     return f"{head}\n\n{message}\n\nReproduce:     {reproducer or task.reproducer}"
 
 

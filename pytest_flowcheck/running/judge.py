@@ -19,8 +19,9 @@ from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import kept, wire
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
-from pytest_flowcheck.proof import Harness, Observer, Sighting, State, census, descendants, wait_list
+from pytest_flowcheck.proof import Harness, Observer, Sighting, State, Waiting, census, descendants, waits_of
 from pytest_flowcheck.protocols import Inexpressible
+from pytest_flowcheck.running.evidence import evidence
 
 if TYPE_CHECKING:
     from pytest_flowcheck.rules import Rule
@@ -88,7 +89,7 @@ def judge(
     hang = _watch(lab, outcome, observer, harness, patience)
     found = lab.judgement
     if isinstance(hang, Violated):
-        hang.events = tuple(lab.timeline.events)
+        hang.events, hang.told = tuple(lab.timeline.events), lab.timeline.told()
     lab.open_all()  # whatever is still gated may go: the evidence is in
     driver.join(CALM if hang is not None else None)  # gates are open now: a rule that was merely held up by one ends
     _close_desk(lab)
@@ -102,7 +103,7 @@ def judge(
         grade=grade,
         seconds=round(monotonic() - began, 4),
         message=message,
-        evidence=_evidence(lab, outcome, hang),
+        evidence=evidence(rule, lab, error, hang),
         poisoned=verdict is Verdict.HUNG or driver.is_alive() or _remains(observer, threads_before, children_before),
     )
 
@@ -179,7 +180,7 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
         elif late:
             return Inconclusive(
                 f"the subject did not come back within {patience:g} s of patience, and that it never will could not be "
-                f"proven ({_why_not(sighting)})\n" + "\n".join(_waits(sighting, harness))
+                f"proven ({_why_not(sighting)})\n" + "\n".join(map(str, _waits(sighting, harness)))
             )
         else:
             lab.timeline.poke()
@@ -187,9 +188,9 @@ def _watch(lab: Lab, outcome: Outcome, observer: Observer, harness: Harness, pat
             pause = min(2 * pause, LOOK_AGAIN[1])
 
 
-def _waits(sighting: Sighting, harness: Harness) -> list[str]:
+def _waits(sighting: Sighting, harness: Harness) -> list[Waiting]:
     """The wait list without the rule's own thread, which waits for the very thing that can't happen."""
-    return [line for line in wait_list(sighting, harness) if not line.startswith("thread 'flowcheck ")]
+    return [wait for wait in waits_of(sighting, harness) if not wait.name.startswith("flowcheck ")]
 
 
 def _too_late(
@@ -206,16 +207,18 @@ def _why_not(sighting: Sighting) -> str:
     return f"{sighting.state.name.lower()}: {sighting.reason}" if sighting.reason else sighting.state.name.lower()
 
 
-def _hang(lab: Lab, waits: list[str]) -> Judgement:
+def _hang(lab: Lab, waits: list[Waiting]) -> Judgement:
     if (pressure := lab.back_pressure()) is not None:
         return pressure
     live = ", ".join(lab.live()) or "none"
-    return Violated(
+    hang = Violated(
         f"a call into the subject never returns; probes in flight: {live}",
         expected="the call returns or raises",
-        proof=PROVEN_STILL + "\n" + "\n".join(waits),
+        proof="\n".join([PROVEN_STILL, *map(str, waits)]),
         hung=True,
     )
+    hang.waiting = tuple(waits)
+    return hang
 
 
 def _close_desk(lab: Lab) -> None:
@@ -298,27 +301,3 @@ def _abridged(lines: list[str], most: int = 24) -> list[str]:
 def _indent(text: str) -> str:
     first, *rest = text.splitlines() or [""]
     return "\n".join([first, *(f"    {line}" for line in rest)])
-
-
-def _evidence(lab: Lab, outcome: Outcome, hang: Judgement | None) -> dict[str, object]:
-    evidence: dict[str, object] = {
-        "probes_ran": max(lab.probes_ran, len(lab.timeline.of("started"))),
-        "events": [
-            {"at": round(e.at, 6), "kind": e.kind, "probe": e.probe, "pid": e.pid, "tid": e.tid, "thread": e.thread}
-            for e in lab.timeline.events[-400:]
-        ],
-    }
-    if lab.example:
-        evidence["example"] = lab.example
-    if lab.script is not None:
-        evidence["script"] = lab.script()
-    if uncaught := lab.uncaught:
-        evidence["uncaught"] = uncaught[:20]
-    if lab.observed_because:
-        evidence["observed_because"] = lab.observed_because
-    if hang is not None:
-        evidence["hang"] = str(hang)
-    error = lab.judgement or hang or outcome.error
-    if isinstance(error, Inconclusive) and error.because_of is not None:
-        evidence["because_of"] = error.because_of
-    return evidence

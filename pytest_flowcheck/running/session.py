@@ -196,6 +196,8 @@ class Certification:
             Path(os.environ[options.COMPANY]).write_text(json.dumps(told), encoding="utf-8")
 
     def _certify(self, *, interrupted: bool) -> int:
+        from pytest_flowcheck.certificate import badge, html
+
         certificates: list[dict[str, Any]] = []
         folders = document.folder_names(column.label for column in self.plan.columns)
         unbalanced: list[str] = []
@@ -207,7 +209,10 @@ class Certification:
             self._lines += [*card.card(certificate), ""]
             if self._report is not None:
                 path = document.write(certificate, self._report / folders[column.label])
+                badge.write(certificate, path.parent)
                 self._lines += [f"  {path}", ""]
+        if self._report is not None:
+            self._lines += [f"to look at: {html.write(certificates, self._report / 'report.html')}", ""]
         status, line = self._decide(certificates, interrupted=interrupted)
         if unbalanced:
             status, line = (

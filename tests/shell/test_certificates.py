@@ -218,11 +218,11 @@ def test_what_a_subject_raises_can_be_written(tmp_path: Path, written: Any, flow
     found = document.read(written("a", {"RTY-01": "VIOLATED"}))
     rule = next(rule for rule in found["rules"] if rule["id"] == "RTY-01")
     rule["message"] += "\udc80"
-    rule["evidence"] = {"example": [float("nan"), {"bound": float("inf")}]}
+    rule["evidence"] = {"odd": [float("nan"), {"bound": float("inf")}]}
     path = document.write(found, tmp_path / "odd")
     again = next(rule for rule in document.read(path)["rules"] if rule["id"] == "RTY-01")
     assert again["message"].endswith("\udc80")
-    assert again["evidence"] == {"example": ["nan", {"bound": "inf"}]}
+    assert again["evidence"] == {"odd": ["nan", {"bound": "inf"}]}
     assert flowcheck("verify", path).status == 0
 
 

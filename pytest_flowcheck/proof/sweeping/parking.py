@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import CodeType
 
 from pytest_flowcheck.proof.sweeping.rest import tids
-from pytest_flowcheck.proof.sweeping.steps import Leader, Step, place
+from pytest_flowcheck.proof.sweeping.steps import Leader, Step, around, place
 
 _Place = tuple[str, str, int, int | None]
 
@@ -39,6 +39,8 @@ class Parking:
         """Those taken while counting; where a thread is to be parked, only those of the subject's own threads: the leading
         operation's are known."""
         self.place = ""
+        self.source: tuple[tuple[int, str], ...] = ()
+        self.line = 0
         self.parked = 0
         """The native id of the parked thread."""
         self.loops = 0
@@ -84,6 +86,7 @@ class Parking:
             self.steps.append(Step(role, at[1], at[2], occurrence, offset, self._leader))
         if self._at is not None and self._is_it(at) and occurrence == self._nth:
             self.counting, self.over, self.parked, self.place = False, True, tid, place(code, line)
+            self.line, self.source = line, around(code, line)
             self._told()
             self._go.acquire()
         return not self.over

@@ -73,6 +73,13 @@ def place(code: CodeType, line: int) -> str:
     return f"{Path(code.co_filename).name}, {code.co_qualname}{text}"
 
 
+def around(code: CodeType, line: int, lines: int = 4) -> tuple[tuple[int, str], ...]:
+    """The lines of the function around this one, each with its number."""
+    last = max((at for _, _, at in code.co_lines() if at is not None), default=line)
+    wanted = range(max(code.co_firstlineno, line - lines), min(last, line + lines) + 1)
+    return tuple((at, linecache.getline(code.co_filename, at).rstrip()) for at in wanted)
+
+
 class Code:
     """Whose steps count."""
 

@@ -124,6 +124,7 @@ def judge(
         if state.supposed:
             supposed.append(says)
         else:
+            lab.exhibits["crash"] = exhibit(state)
             lab.check(False, _tell(state, says), expected)
     left_out = "".join(f"; {line}" for line in recording.left_out)
     lab.note(f"{judged} states that a {_CRASH[model]} can leave were judged{left_out}")
@@ -168,6 +169,23 @@ def _sample(recording: Recording, model: Model, only: Callable[[CrashState], boo
 
     there_are = sum(1 for _ in wanted())
     return islice(wanted(), 0, None, max(1, -(-there_are // most)))
+
+
+_SHOWN: Final = 400
+"""Bytes of a file that a report shows."""
+
+
+def exhibit(state: CrashState) -> dict[str, object]:
+    """The state for a report: what had been done, what was lost, and what is in the folder."""
+    return {
+        "model": state.model,
+        "returned": state.returned,
+        "story": [line for line in state.story if not line.startswith("   (answers:")],
+        "files": [
+            {"path": path, "size": len(data), "head": data[:_SHOWN].decode("utf-8", "backslashreplace")}
+            for path, data in state.files.items()
+        ],
+    }
 
 
 def _tell(state: CrashState, says: str) -> str:
