@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _DOT: Final = "\N{MIDDLE DOT}"
 _GREY: Final = "lightgrey"
-_COLOURS: Final = {"passed": "brightgreen", "failed": "red"}
-_SHOWN: Final = {"brightgreen": "#2f8f3a", "red": "#c5303a", _GREY: "#6b7280"}
+_COLOURS: Final = {"passed": "brightgreen", "with-expected-failures": "yellow", "failed": "red"}
+_SHOWN: Final = {"brightgreen": "#2f8f3a", "yellow": "#8a5a00", "red": "#c5303a", _GREY: "#6b7280"}
 """White text on each of these is readable (a contrast of 4 and more)."""
 
 
@@ -78,7 +78,7 @@ def badges(
     if len(claimed) == 1:
         return {"badge": next(iter(made.values()))}
     statuses = {facet["status"] for facet in claimed.values()}
-    worst = next((status for status in ("failed", "passed") if status in statuses), "nothing-judged")
+    worst = next((status for status in ("failed", "with-expected-failures", "passed") if status in statuses), "nothing-judged")
     score = {key: sum(facet[key] for facet in claimed.values()) for key in ("passed", "total")}
     label = f"{len(claimed)} facets" if claimed else "flowcheck"
     return {"badge": _badge(label, certificate["revision"], worst, score, stale, partial=bool(not_run)), **made}

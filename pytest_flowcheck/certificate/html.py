@@ -49,6 +49,7 @@ _STATUS: Final = {
     "incomplete": "none",
     "nothing-judged": "none",
     "passed": "good",
+    "with-expected-failures": "known",
     "not-claimed": "none",
 }
 _CODES: Final = "PVIHCLNTEUAKR"
@@ -246,7 +247,8 @@ def state(certificate: Mapping[str, Any]) -> tuple[str, str]:
     verdicts = {rule["verdict"] for rule in certificate["rules"]}
     if Verdict.KIT_ERROR.value in verdicts:
         return "KIT ERROR", "odd"
-    for status, word in (("failed", "FAILED"), ("incomplete", "PARTIAL")):
+    worst = (("failed", "FAILED"), ("incomplete", "PARTIAL"), ("with-expected-failures", "KNOWN FAILURES"))
+    for status, word in worst:
         if status in statuses:
             return word, _STATUS[status]
     return ("PASSED", "good") if "passed" in statuses else ("NOTHING JUDGED", "none")
@@ -258,7 +260,7 @@ def _summary(certificates: Sequence[Mapping[str, Any]]) -> str:
         (only,) = certificates
         return f"{only['subject']['label']} {only['subject']['version']}: {_verdict(only)}"
     words = [state(certificate)[0].lower() for certificate in certificates]
-    told = [word for word in ("passed", "failed", "partial", "nothing judged", "kit error") if word in words]
+    told = [word for word in ("passed", "known failures", "failed", "partial", "nothing judged", "kit error") if word in words]
     return f"{len(certificates)} subjects: {', '.join(f'{words.count(word)} {word}' for word in told)}"
 
 

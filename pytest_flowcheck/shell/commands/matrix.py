@@ -1,6 +1,8 @@
 """Make one page of many certificates, as `report.html` is of those of one run: rules by subjects, and what is behind each cell.
 
 Certificates of other machines, days and releases stand side by side; of two releases of a subject the version tells them apart.
+
+Exit code 0 when the page is written, whatever it shows.
 """
 
 from __future__ import annotations
