@@ -160,14 +160,12 @@ def _connection() -> Any:
         raise Inexpressible("this connection has an async client only")
 
     async def connect_async(self: Any) -> Any:
-        return _Cached(await _FACTORIES[self.id].aio())
+        return _Cached(await _CACHES[self.id].factory.aio())
 
     methods = {"connect": connect, "connect_async": connect_async, "__module__": __name__}
     return type("KitConnection", (dynamiq("connections").BaseConnection,), methods)
 
 
-_FACTORIES: Final[WeakValueDictionary[str, Body[[], Made]]] = WeakValueDictionary()
-"""By the id of the connection: connections are hashed by their fields, as JSON."""
 
 
 class Connections:
@@ -175,9 +173,9 @@ class Connections:
 
     def __init__(self, factory: Body[[], Made]) -> None:
         self._manager = dynamiq("connections.managers").ConnectionManager()
-        self._factory = factory  # held for as long as the cache is
+        self.factory = factory
         self._connection = _connection()(id=str(uuid4()))
-        _FACTORIES[self._connection.id] = factory
+        _CACHES[self._connection.id] = self
 
     async def get(self) -> Any:
         return await self._manager.get_async_connection_client(self._connection)
@@ -187,3 +185,7 @@ class Connections:
 
     def close(self) -> None:
         self._manager.close()
+
+
+_CACHES: Final[WeakValueDictionary[str, Connections]] = WeakValueDictionary()
+"""By the id of the connection, which is hashed as JSON, and so can't hold a factory itself."""
