@@ -22,10 +22,11 @@ from weakref import WeakValueDictionary
 
 from pytest_flowcheck.protocols import Body, ErrorMap, Foreign, Refused, Unsupported
 
-SUBJECTS: Final = {"openhands": "OpenHands"}
+SUBJECTS: Final = {"openhands": "OpenHands", "openhands-pause": "OpenHandsPaused"}
 
 MODEL: Final = "openai/scripted-by-flowcheck"
 TOOL: Final = "FlowcheckBody"
+IDLE: Final = "in no run"
 
 
 def _of(module: str) -> Any:
@@ -191,8 +192,8 @@ def _message(work: _Work) -> Any:
 class _Server:
     """A `ConversationService`, with a conversation for each session."""
 
-    def __init__(self, service: Any, folder: Path) -> None:
-        self._service, self._folder = service, folder
+    def __init__(self, service: Any, folder: Path, *, interrupts: bool) -> None:
+        self._service, self._folder, self._interrupts = service, folder, interrupts
         self._sessions: dict[str, asyncio.Task[Any]] = {}
         self._works: list[_Work] = []
 
@@ -212,17 +213,22 @@ class _Server:
         await events.send_message(_message(self._work(body)), run=True)
 
     async def short_op(self, *, session: str) -> Any:
-        """A page of the session's events."""
-        return await (await self._session(session)).search_events(limit=1)
+        """A page of events: of the session, or of one that is open since the beginning. To make one can be refused."""
+        known = session if session in self._sessions else IDLE
+        return await (await self._session(known)).search_events(limit=1)
 
     async def queued(self) -> int:
         """There is no such number."""
         raise Unsupported("how many runs wait is known to the pool's own queue alone")
 
+    async def begin(self) -> None:
+        """A conversation that is in no run."""
+        await self._session(IDLE)
+
     async def cancel(self, *, session: str) -> None:
         """Interrupt where a release has that, pause where it hasn't."""
         events = await self._session(session)
-        await (events.interrupt() if hasattr(events, "interrupt") else events.pause())
+        await (events.interrupt() if self._interrupts and hasattr(events, "interrupt") else events.pause())
 
     async def report(self, *, session: str) -> Foreign | None:
         """The error that the conversation's last event of that kind tells, if the run ended in one."""
@@ -310,6 +316,7 @@ class OpenHands:
     """
 
     name = "openhands"
+    interrupts: ClassVar[bool] = True
     requires: ClassVar[Sequence[str]] = ("openhands-agent-server", "openhands-sdk", "openhands-tools")
     requires_python: ClassVar[tuple[int, ...]] = (3, 12)
     errors: ClassVar[ErrorMap] = {Refused: "ConversationRunLimitExceeded"}
@@ -362,4 +369,13 @@ class OpenHands:
                 asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_concurrent_runs, "asyncio"))
             service: Any = _of("agent_server.conversation_service").ConversationService
             async with service(conversations_dir=folder / "conversations", **bound) as opened:
-                yield _Server(opened, folder)
+                server = _Server(opened, folder, interrupts=self.interrupts)
+                await server.begin()
+                yield server
+
+
+class OpenHandsPaused(OpenHands):
+    """The same, whose runs are asked to pause: that is the other way to stop one, in all releases."""
+
+    name = "openhands-pause"
+    interrupts: ClassVar[bool] = False
