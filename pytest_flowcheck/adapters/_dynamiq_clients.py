@@ -1,9 +1,8 @@
-"""dynamiq's clients: `DynamiqTracingClient` as a tracer and as a client of its own, and the `ConnectionManager` as a cache."""
+"""dynamiq's clients: `DynamiqTracingClient`, a tracer, and `ConnectionManager`, a cache of clients."""
 
 from __future__ import annotations
 
 import json
-from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any, Final
@@ -12,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from pytest_flowcheck.adapters._dynamiq_runs import dynamiq
 from pytest_flowcheck.protocols import Body, Inexpressible, Unsupported
-from pytest_flowcheck.protocols.client import Client, Made
+from pytest_flowcheck.protocols.client import Made
 from pytest_flowcheck.protocols.tracing import Event, Sink
 
 # --- a tracer ------------------------------------------------------------------------------------------------------------
@@ -38,7 +37,7 @@ class Traces:
         self._client.trace([run])
 
     def flush(self) -> bool:
-        return True  # there is none, and nothing to wait for: `trace` comes back when the collector has answered
+        return False  # there is none, and `trace` tells nobody whether what it was given has arrived
 
     def close(self) -> None:
         raise Inexpressible("a DynamiqTracingClient has nothing to close")
@@ -47,95 +46,7 @@ class Traces:
         raise Unsupported("a post that failed is logged, and counted nowhere")
 
 
-class AsyncTraces(Traces):
-    """The same from a coroutine, where `trace` takes another way."""
-
-    def flush(self) -> bool:
-        return False  # there is none, and nothing tells when what coroutines traced has arrived
-
-
 # --- clients -------------------------------------------------------------------------------------------------------------
-
-
-class _Seen:
-    """Whose factory is to be asked, and which of its clients served last."""
-
-    def __init__(self, factory: Body[[], Made]) -> None:
-        self.factory, self.name = factory, ""
-
-
-_SEEN: ContextVar[_Seen | None] = ContextVar("flowcheck_dynamiq_request", default=None)
-
-
-@cache
-def _watched() -> Any:
-    """httpx as `dynamiq.clients.dynamiq` sees it. Its `AsyncClient` is a real one, and has one of the kit's beside it."""
-    import httpx
-
-    module = dynamiq("clients.dynamiq")
-    real: Any = httpx.AsyncClient
-
-    class Beside:
-        """`async with httpx.AsyncClient() as client: await client.request(...)`: that is all that dynamiq asks of it."""
-
-        def __init__(self, seen: _Seen) -> None:
-            self._seen, self._made, self._http = seen, seen.factory(), real(trust_env=False)
-
-        async def __aenter__(self) -> Any:
-            await self._http.__aenter__()
-            return self
-
-        async def __aexit__(self, *told: Any) -> None:
-            await self._http.__aexit__(*told)
-            await self._made.aclose()
-
-        async def request(self, method: str, url: Any, **options: Any) -> Any:  # noqa: ARG002 - the kit's server it is
-            response = await self._http.request(method, self._made.url, **options)
-            self._seen.name = await self._made.use()
-            return response
-
-    class Module:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(httpx, name)
-
-        def AsyncClient(self, *args: Any, **options: Any) -> Any:  # noqa: N802 - httpx's
-            seen = _SEEN.get()
-            return real(*args, **options) if seen is None else Beside(seen)
-
-    module.httpx = Module()
-    return module
-
-
-class _Request:
-    """What `get` gives: the client, whose `request` makes an `httpx.AsyncClient` and closes it."""
-
-    def __init__(self, client: Any, factory: Body[[], Made]) -> None:
-        self._client, self._seen = client, _Seen(factory)
-
-    async def use(self) -> str:
-        token = _SEEN.set(self._seen)
-        try:
-            await self._client.request("GET", "/")
-        finally:
-            _SEEN.reset(token)
-        return self._seen.name
-
-    async def aclose(self) -> None:
-        """Each request has closed its own."""
-
-
-class Requests:
-    """One `DynamiqTracingClient`, asked by `await client.request(...)` on whatever loop there is."""
-
-    def __init__(self, factory: Body[[], Made]) -> None:
-        self._client = _watched().DynamiqTracingClient(base_url="http://127.0.0.1", access_key="none", timeout=None)
-        self._factory = factory
-
-    async def get(self) -> Client:
-        return _Request(self._client, self._factory)
-
-    async def aclose(self) -> None:
-        """There is nothing to close: what a request takes ends with it."""
 
 
 class _Cached:

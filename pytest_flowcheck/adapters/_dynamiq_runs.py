@@ -36,6 +36,11 @@ def dynamiq(module: str) -> Any:
     return import_module(f"dynamiq.{module}")
 
 
+def config(**more: Any) -> Any:
+    """As a `Flow` makes one where its caller gives none; by it a cancellation reaches what runs in threads."""
+    return dynamiq("runnables").RunnableConfig(**more)
+
+
 class Work:
     """What a node of dynamiq's is to do: the body, and how it is called with the node's input."""
 
@@ -158,8 +163,7 @@ class Engine:
     ) -> Any:
         """This run's `max_workers` is that of its `RunnableConfig`; a run that is saved has a `Flow` of its own."""
         built = self._built(graph) if run_id is None else self._saved(graph, run_id)
-        config = self._config(max_workers, run_id)
-        return self._go(built, input_data={"input": input}, config=config)
+        return self._go(built, input_data={"input": input}, config=self._config(max_workers, run_id))
 
     def resume(self, graph: Graph, run_id: str) -> Any:
         """From the newest of its checkpoints."""
@@ -190,7 +194,7 @@ class Engine:
 
     def _config(self, max_workers: int | None, run_id: str | None) -> Any:
         named: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
-        return dynamiq("runnables").RunnableConfig(max_node_workers=max_workers, **named)
+        return config(max_node_workers=max_workers, **named)
 
     def _go(self, built: _Built, **arguments: Any) -> Any:
         return _run(built.flow.run_sync(**arguments))
@@ -239,7 +243,7 @@ class Caller:
     def call(self, body: Body[[], Any], policy: RetryPolicy) -> Any:
         """The output, or what the result tells as an error, by its type's name."""
         work = Work(body, _nothing)
-        return _value(_node(work, policy, native=False).run_sync(input_data={}))
+        return _value(_node(work, policy, native=False).run_sync(input_data={}, config=config()))
 
 
 class AsyncCaller:
@@ -248,7 +252,7 @@ class AsyncCaller:
     async def call(self, body: Body[[], Any], policy: RetryPolicy) -> Any:
         """The same."""
         work = Work(body, _nothing)
-        return _value(await _node(work, policy, native=True).run_async(input_data={}))
+        return _value(await _node(work, policy, native=True).run_async(input_data={}, config=config()))
 
 
 def _nothing(_: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -298,7 +302,7 @@ class Mapped:
         """`behavior` is RAISE, or RETURN where the fan-out is to go on."""
         work = Work(body, _item)
         mapped = _map(work, max_concurrency, continue_on_error=continue_on_error)
-        return _outcomes(mapped.run_sync(input_data=_items(items)))
+        return _outcomes(mapped.run_sync(input_data=_items(items), config=config()))
 
 
 class AsyncMapped:
@@ -310,7 +314,7 @@ class AsyncMapped:
         """As there."""
         work = Work(body, _item)
         mapped = _map(work, max_concurrency, continue_on_error=continue_on_error)
-        return _outcomes(await mapped.run_async(input_data=_items(items)))
+        return _outcomes(await mapped.run_async(input_data=_items(items), config=config()))
 
 
 def _items(items: Iterable[Any]) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from pytest_flowcheck.adapters._collector import collecting
-from pytest_flowcheck.adapters._dynamiq_clients import AsyncTraces, Connections, Requests, Traces, events_of
+from pytest_flowcheck.adapters._dynamiq_clients import Connections, Traces, events_of
 from pytest_flowcheck.adapters._dynamiq_runs import (
     AsyncCaller,
     AsyncEngine,
@@ -75,7 +75,10 @@ class _Fails:
 
 
 class Dynamiq:
-    """`Flow.run_sync`, `Node.run_sync`, `Map`, `FileSystem`, `DynamiqTracingClient`."""
+    """`Flow.run_sync`, `Node.run_sync`, `Map`, `FileSystem`, `DynamiqTracingClient`.
+
+    That one makes an `httpx.AsyncClient` for each `request`: it is no cache of clients, and does not claim to be one.
+    """
 
     name = "dynamiq"
     requires: ClassVar[Sequence[str]] = ("dynamiq",)
@@ -99,7 +102,6 @@ class Dynamiq:
         """As far as this release goes."""
         saved = _has("checkpoints/backends/filesystem.py")
         return {
-            "client": frozenset[str](),
             "fanout": frozenset({"context", "continue"}),
             "flow": frozenset({"attempts", "context", "continue", "resize", *(["resume"] if saved else [])}),
             "retry": frozenset({"context", "timeout"}),
@@ -126,9 +128,6 @@ class Dynamiq:
 
     def tracing(self, *, sink: Sink, capacity: int | None = None, limit: float | None = None) -> Any:  # noqa: ARG002
         return _traces(sink, limit)
-
-    def client(self, factory: Body[[], Made]) -> AbstractContextManager[ClientCache[Client]]:
-        return nullcontext(Requests(factory))
 
 
 @contextmanager
@@ -180,9 +179,9 @@ class DynamiqAsync(Dynamiq):
         sink: Sink,
         capacity: int | None = None,  # noqa: ARG002 - nothing is held
         limit: float | None = None,
-    ) -> AsyncGenerator[AsyncTraces]:
+    ) -> AsyncGenerator[Traces]:
         with collecting(lambda post: sink(events_of(post))) as url:
-            yield AsyncTraces(url, limit)
+            yield Traces(url, limit)
 
     def client(self, factory: Body[[], Made]) -> AbstractContextManager[ClientCache[Client]]:
         return nullcontext(Connections(factory))

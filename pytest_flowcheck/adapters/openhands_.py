@@ -78,7 +78,7 @@ def _tool() -> str:
     def execute(_: Any, action: Any, conversation: Any = None) -> Any:  # noqa: ARG001 - OpenHands' signature
         return observation.from_text(_WORKS[action.key]())
 
-    def create(cls: Any, conv_state: Any = None, **_: Any) -> list[Any]:  # noqa: ARG001
+    def create(cls: Any, /, conv_state: Any = None, **_: Any) -> list[Any]:  # noqa: ARG001
         return [
             cls(
                 description="Does the work of this key.",
