@@ -54,7 +54,9 @@ def collecting(deliver: Callable[[bytes], None]) -> Generator[str]:
                     connection.close()
                     return
                 open_.add(connection)
-                threads.append(threading.Thread(target=serve, args=(connection,), daemon=True, name="the kit's collector"))
+                threads.append(
+                    threading.Thread(target=serve, args=(connection,), daemon=True, name="the kit's collector")
+                )
                 threads[-1].start()
 
         acceptor = threading.Thread(target=accept, daemon=True, name="the kit's collector")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 from uuid import uuid4
@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from pytest_flowcheck.adapters._dynamiq_runs import dynamiq
 from pytest_flowcheck.protocols import Body, Inexpressible, Unsupported
 from pytest_flowcheck.protocols.client import Made
-from pytest_flowcheck.protocols.tracing import Event, Sink
+from pytest_flowcheck.protocols.tracing import Event
 
 # --- a tracer ------------------------------------------------------------------------------------------------------------
 
@@ -31,9 +31,7 @@ class Traces:
     def emit(self, event: Event) -> None:
         tracing = dynamiq("callbacks.tracing")
         ids = {name: uuid4() for name in ("id", "trace_id", "source_id", "session_id")}
-        run = tracing.Run(
-            name="event", type=tracing.RunType.NODE, start_time=datetime.now(tz=timezone.utc), input=event, **ids
-        )
+        run = tracing.Run(name="event", type=tracing.RunType.NODE, start_time=datetime.now(tz=UTC), input=event, **ids)
         self._client.trace([run])
 
     def flush(self) -> bool:
@@ -75,8 +73,6 @@ def _connection() -> Any:
 
     methods = {"connect": connect, "connect_async": connect_async, "__module__": __name__}
     return type("KitConnection", (dynamiq("connections").BaseConnection,), methods)
-
-
 
 
 class Connections:

@@ -98,8 +98,8 @@ def _handling(policy: RetryPolicy) -> Any:
 
 def _failed(error: Any) -> Failed:
     """Of a `RunnableResultError`, or of what that is as a dict: a type, or its name, and a text."""
-    kind, message = (error["type"], error["message"]) if isinstance(error, Mapping) else (error.type, error.message)
-    return Failed(Foreign(kind if isinstance(kind, str) else kind.__name__, message))
+    told: dict[str, Any] = error if isinstance(error, dict) else {"type": error.type.__name__, "message": error.message}
+    return Failed(Foreign(told["type"], told["message"]))
 
 
 # --- flows ---------------------------------------------------------------------------------------------------------------
@@ -217,7 +217,8 @@ _STATUS: Final[Mapping[str, Any]] = {"success": "completed", "canceled": "cancel
 
 
 def _run(result: Any) -> Run:
-    nodes = {id_: _outcome(node) for id_, node in (result.output or {}).items() if node["status"] != "undefined"}
+    told: dict[str, dict[str, Any]] = result.output or {}
+    nodes = {id_: _outcome(node) for id_, node in told.items() if node["status"] != "undefined"}
     error = None if result.error is None else _failed(result.error).error
     return Run(_STATUS.get(result.status.value, "failed"), nodes, error)
 
@@ -227,7 +228,8 @@ def _outcome(node: Mapping[str, Any]) -> Outcome[Any]:
         case "success":
             return Ok(node["output"]["value"])
         case "skip":
-            return Skipped(str((node.get("error") or {}).get("message", "")))
+            why: dict[str, Any] = node.get("error") or {}
+            return Skipped(str(why.get("message", "")))
         case "canceled":
             return Failed(Foreign("CanceledException", ""), "cancelled")
         case _:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -43,7 +43,7 @@ def _has(file: str, text: str = "") -> bool:
 class _Checkpoints:
     """`FileSystem(base_path).save(checkpoint)`. A state is a run's input; the same run is saved again and again."""
 
-    BEGAN: Final = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    BEGAN: Final = datetime(2026, 1, 1, tzinfo=UTC)
     """When each checkpoint was made: it stands in the file's name, and stays what it was when a checkpoint is updated."""
 
     def __init__(self, folder: Path) -> None:

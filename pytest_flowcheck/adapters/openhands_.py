@@ -6,6 +6,7 @@ One adapter for all releases: what a release offers is read from its files, sinc
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 import os
@@ -129,13 +130,17 @@ def _model() -> str:
 
 
 def _method(script: Any, real: Any) -> Any:
-    if asyncio.iscoroutinefunction(real):
+    if inspect.iscoroutinefunction(real):
 
         async def acall(self: Any, *args: Any, **more: Any) -> Any:
             return await script(real, self, *args, **more)
 
         return acall
-    return lambda self, *args, **more: script(real, self, *args, **more)
+
+    def call(self: Any, *args: Any, **more: Any) -> Any:
+        return script(real, self, *args, **more)
+
+    return call
 
 
 def _answer(messages: Sequence[Any], called: str) -> Any:
@@ -286,9 +291,7 @@ class _Alone:
 
     def _session(self, name: str) -> Any:
         if name not in self._sessions:
-            self._sessions[name] = _of("sdk").Conversation(
-                agent=_agent(), workspace=str(self._folder), visualizer=None
-            )
+            self._sessions[name] = _of("sdk").Conversation(agent=_agent(), workspace=str(self._folder), visualizer=None)
         return self._sessions[name]
 
 
