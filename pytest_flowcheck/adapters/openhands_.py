@@ -249,10 +249,11 @@ class _Server:
         return self._works[-1]
 
     async def _session(self, name: str) -> Any:
-        """One for each name, also when it is asked for by several at once."""
-        if name not in self._sessions:
-            self._sessions[name] = asyncio.create_task(self._conversation())
-        return await asyncio.shield(self._sessions[name])
+        """One for each name, also when it is asked for by several at once; one that was refused is asked for again."""
+        made = self._sessions.get(name)
+        if made is None or (made.done() and (made.cancelled() or made.exception() is not None)):
+            made = self._sessions[name] = asyncio.create_task(self._conversation())
+        return await asyncio.shield(made)
 
     async def _conversation(self) -> Any:
         request = _of("agent_server.models").StartConversationRequest(
