@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from contextlib import redirect_stdout
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,33 @@ def test_python_blocks_run(code: str) -> None:
     told = re.findall(r"print\(.*\)  # (.*)|^    # (.*)", code, re.MULTILINE)
     told = [behind or below for behind, below in told]
     assert printed.getvalue().split("\n")[:-1] == told
+
+
+FOUND = sorted(ROOT.glob("docs/explanation/found-in-*.md"))
+
+
+def reproducers() -> list[Any]:
+    found: list[Any] = []
+    for page in FOUND:
+        release = re.search(r"pip install (\S+)==(\S+)", page.read_text())
+        for number, match in enumerate(re.finditer(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+            found.append(pytest.param(release, match[1], id=f"{page.stem}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize(("release", "code"), reproducers())
+def test_reproducers_show_what_was_found(release: re.Match[str] | None, code: str) -> None:
+    """Each script on a page of findings prints what its comments say, where the release that the page names is installed."""
+    assert release is not None, "the page names no release: pip install NAME==VERSION"
+    try:
+        installed = metadata.version(release[1])
+    except metadata.PackageNotFoundError:
+        installed = "none"
+    if installed != release[2]:
+        pytest.skip(f"needs {release[1]} {release[2]}; installed is {installed}")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    told = re.findall(r"print\(.*\)  # (.*)|^    # (.*)", code, re.MULTILINE)
+    assert done.stdout.split("\n")[:-1] == [behind or below for behind, below in told], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("text", blocks("toml"))

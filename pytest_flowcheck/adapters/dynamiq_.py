@@ -82,15 +82,16 @@ class Dynamiq:
 
     name = "dynamiq"
     requires: ClassVar[Sequence[str]] = ("dynamiq",)
-    declares: ClassVar[Mapping[str, Mapping[str, str]]] = {
-        "flow": {"after_close": "reopen"},
-        "tracing": {"after_close": "ignore"},
-    }
     errors: ClassVar[ErrorMap] = {
         Invalid: ("CycleError", "ValidationError", "UnicodeEncodeError", "TypeError"),
         Refused: InUse,
     }
     sibling: ClassVar[type | None] = None
+
+    @property
+    def declares(self) -> Mapping[str, Mapping[str, str]]:
+        """A `Flow` has nothing to close, and neither has a `DynamiqTracingClient`."""
+        return {"flow": {"after_close": "reopen"}, "tracing": {"after_close": "ignore"}}
 
     @property
     def version(self) -> str:
@@ -140,11 +141,16 @@ class DynamiqAsync(Dynamiq):
     """`Flow.run_async`, `Node.run_async`, `Map`, `DynamiqTracingClient` from coroutines, and `ConnectionManager`."""
 
     name = "dynamiq-async"
-    declares: ClassVar[Mapping[str, Mapping[str, str]]] = {
-        "flow": {"after_close": "reopen", "cancel": "wait"},
-        "tracing": {"after_close": "ignore"},
-    }
     sibling: ClassVar[type | None] = Dynamiq
+
+    @property
+    def declares(self) -> Mapping[str, Mapping[str, str]]:
+        """The first releases left threads behind when a run was cancelled."""
+        waits = _has("nodes/node.py", "draining thread")
+        return {
+            "flow": {"after_close": "reopen", "cancel": "wait" if waits else "abandon"},
+            "tracing": {"after_close": "ignore"},
+        }
 
     @property
     def claims(self) -> Mapping[str, AbstractSet[str]]:
