@@ -98,8 +98,9 @@ def _handling(policy: RetryPolicy) -> Any:
 
 def _failed(error: Any) -> Failed:
     """Of a `RunnableResultError`, or of what that is as a dict: a type, or its name, and a text."""
-    told: Any = error if isinstance(error, dict) else {"type": error.type.__name__, "message": error.message}
-    return Failed(Foreign(told["type"], told["message"]))
+    if hasattr(error, "message"):
+        return Failed(Foreign(error.type.__name__, error.message))
+    return Failed(Foreign(error["type"], error["message"]))
 
 
 # --- flows ---------------------------------------------------------------------------------------------------------------
