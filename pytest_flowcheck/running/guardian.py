@@ -201,7 +201,8 @@ def _proof(page: journal.Page) -> list[str]:
     """The wait list, if it is proven that the interpreter's lock will never be given back; else nothing.
 
     The pulse is late, so its thread waits for that lock, and with it whoever waits at the same address. Threads that
-    were there before any subject need the lock too before they can do anything.
+    were there before any subject need the lock too before they can do anything; but for one that has it: on a busy machine
+    the main thread keeps it for seconds while it loads a large library, and then it runs, or waits for the disk.
     """
     at = _address(page.pid, page.pulse_tid)
     if at is None:
@@ -215,12 +216,23 @@ def _proof(page: journal.Page) -> list[str]:
     observer = Observer(_Excused(excused), root=page.pid)
     waits: tuple[Wait, ...] = ()
     for _ in range(LOOKS):
+        if any(_state(page.pid, tid) != "S" for _, tid in excused):
+            return []
         sighting = observer.look()
         # A timer of the worker itself (pytest-timeout's) ends no wait: Python's handlers run under that very lock.
         waits = tuple(w for w in sighting.waits if (w.pid, w.tid, w.kind) != (page.pid, 0, "timed"))
         if not waits or conclude(waits).state is not State.QUIESCENT:
             return []
     return wait_list(conclude(waits))
+
+
+def _state(pid: int, tid: int) -> str:
+    """What the kernel says that a thread does: R, S, D and so on; S also for one that is gone, and does nothing."""
+    try:
+        with open(f"/proc/{pid}/task/{tid}/stat") as file:
+            return file.read().rpartition(") ")[2][0]
+    except OSError:
+        return "S"
 
 
 def _address(pid: int, tid: int) -> int | None:

@@ -109,16 +109,23 @@ def judge(
 
 
 def _remains(observer: Observer, threads_before: set[threading.Thread], children_before: set[int]) -> bool:
-    """Whether threads that hold up the exit, or processes that are no shared helpers, outlive the rule."""
+    """Whether threads that hold up the exit, processes that are no shared helpers, or calls that still work outlive the rule.
+
+    A call that goes on working, on a thread that is a daemon's, would keep the rules behind it from ever seeing stillness.
+    """
     deadline = monotonic() + CALM
     while True:
-        threads = [t for t in threading.enumerate() if not t.daemon and t not in threads_before]
+        new = [t for t in threading.enumerate() if t not in threads_before]
+        threads = [t for t in new if not t.daemon]
+        calls = [t for t in new if t.daemon and t.name.startswith("caller: ")]
         children = set(descendants()) - children_before - kept.pids()
         if children:
             children -= {held.number for held in census().helpers if held.kind == "child process"}
-        if not threads and not children:
+        if not threads and not children and not calls:
             return False
-        if observer.look().state is State.QUIESCENT or monotonic() > deadline:
+        if observer.look().state is State.QUIESCENT:
+            return bool(threads or children)
+        if monotonic() > deadline:
             return True
 
 

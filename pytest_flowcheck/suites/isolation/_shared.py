@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -237,6 +238,19 @@ def expressible(lab: Lab, call: Call[Any]) -> bool:
 def queues(lab: Lab) -> bool:
     """Whether a run beyond the bound waits, as declared."""
     return lab.declared("overflow") == "queue"
+
+
+def lent(lab: Lab) -> int:
+    """How many threads the loop of this instance lends to whoever asks for one; 0 where it is called from threads.
+
+    In the selftest 0 as well: the broken engines show that the rules bite, and for that a few slots are enough.
+    """
+    if not lab.thorough or not lab.claims("async"):
+        return 0
+    if lab.subject.backend == "trio":
+        return 40
+    count: int | None = getattr(os, "process_cpu_count", os.cpu_count)()  # what ThreadPoolExecutor asks, from 3.13 on
+    return min(32, (count or 1) + 4)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.rules import rule
-from pytest_flowcheck.suites.isolation._shared import came_to, fails, opened, queues
+from pytest_flowcheck.suites.isolation._shared import came_to, fails, lent, opened, queues
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
@@ -21,12 +21,13 @@ def short_operations_complete(lab: Lab) -> None:
 
     Usual cause: Runs and short operations share a pool, most often the event loop's default executor; stuck runs take its threads, and whatever is asked afterwards waits behind them.
 
-    Proof: Every slot is stuck at its gate, and where runs queue two more wait. Then three short operations at once: each completes, or it is proven that it never will while the runs are stuck.
+    Proof: Every slot is stuck at its gate, and where runs queue two more wait. Then three short operations at once: each completes, or it is proven that it never will while the runs are stuck. On a loop there are as many slots as its own executor has threads: whoever has runs on these has none left for the rest.
 
-    Source: OpenHands, pull request 3169: sixteen long tool calls, and the server answers nobody.
+    Source: OpenHands, pull request 3169: sixteen long tool calls, and the server answers nobody. 1.22.1 gave runs a pool of their own; in 1.58.2 their tools are on the loop's executor again.
     """
-    with opened(lab, 3) as house:
-        names = ["stuck 1", "stuck 2", "stuck 3"]
+    slots = max(3, lent(lab))
+    with opened(lab, slots) as house:
+        names = [f"stuck {number}" for number in range(1, slots + 1)]
         house.fill(*names)
         house.answers("while every slot is taken by a stuck run")
         if queues(lab):

@@ -13,6 +13,7 @@ from pytest_flowcheck.suites.isolation._shared import (
     came_to,
     expressible,
     fails,
+    lent,
     listening,
     opened,
     queues,
@@ -32,7 +33,7 @@ def exactly_so_many_are_in_flight(lab: Lab) -> None:
 
     Usual cause: A pool that is smaller, or shared with other work; or check-then-act: the count is looked at, something is awaited, and the count goes up behind it, so that all who asked meanwhile pass.
 
-    Proof: Two runs more than the bound are asked for at once, and wait at their gates. One more in flight than allowed is its own proof; that no further one starts is read from the kernel. Where `admission` is claimed, all are asked for while the hook waits, and it lets go of them together.
+    Proof: Two runs more than the bound are asked for at once, and wait at their gates. One more in flight than allowed is its own proof; that no further one starts is read from the kernel. On a loop the bound is also larger than the number of threads that the loop's own executor has. Where `admission` is claimed, all are asked for while the hook waits, and it lets go of them together.
 
     Source: OpenHands, pull request 3169: `max_concurrent_runs`.
     """
@@ -42,6 +43,9 @@ def exactly_so_many_are_in_flight(lab: Lab) -> None:
     if lab.claims("admission"):
         with opened(lab, 2, admit=lab.probe("admit")) as house:
             _exactly(lab, house, 2, "admitted ", together=True)
+    if threads := lent(lab):
+        with opened(lab, threads + 1) as house:
+            _exactly(lab, house, threads + 1, f"of {threads + 1} ")
 
 
 def _exactly(lab: Lab, house: House, bound: int, prefix: str, *, together: bool = False) -> None:
