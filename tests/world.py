@@ -47,6 +47,7 @@ class Certified:
     varies: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     install: Sequence[Sequence[str]] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    options: Sequence[str] = ()
     page: str = ""
 
     def __str__(self) -> str:
@@ -109,7 +110,7 @@ class World:
         if not made.exists() or made.read_text() != wanted:
             shutil.rmtree(place, ignore_errors=True)
             self._run(interpreter(it.python), "-m", "venv", str(place))
-            for arguments in it.requirements:
+            for arguments in filter(None, it.requirements):
                 self._pip(place, *arguments)
             self._pip(place, str(self._kit()))
             made.write_text(wanted)
@@ -121,7 +122,7 @@ class World:
         """Subject by subject: what its certificate says. They lie in `report/<entry>/<subject>/certificate.json`."""
         for subject in it.subjects:
             with tempfile.TemporaryDirectory() as empty:
-                arguments = [f"--flowcheck-subject={subject}", f"--flowcheck-report={report / str(it)}", "-n2", "-q"]
+                arguments = [f"--flowcheck-subject={subject}", f"--flowcheck-report={report / str(it)}", "-n2", "-q", *it.options]
                 done = subprocess.run(
                     [str(programs / "pytest"), "--flowcheck", *arguments],
                     cwd=empty,
