@@ -57,6 +57,7 @@ def docs(session: nox.Session) -> None:
     """The documentation, without warnings."""
     session.install("-e", ".[docs]")
     session.run("python", "docs/specification.py", "--check")
+    session.run("python", "docs/compatibility.py", "--check")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
