@@ -145,6 +145,10 @@ def read(path: Path, rules: Iterable[Rule]) -> Baseline:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"baseline {str(path)!r} isn't there; write it with --flowcheck-baseline={path.name} --flowcheck-baseline-write"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"baseline {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}"

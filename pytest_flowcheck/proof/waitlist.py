@@ -152,15 +152,13 @@ def _where(file: str, line: int) -> str:
 def _words(frame: FrameType, wait: Wait) -> str:
     """What the innermost frame that we recognise waits for; else what the kernel says, with the source line."""
     if frame.f_code.co_filename == _GATES:
-        return "is at its gate"
+        return f"waits at the gate '{frame.f_locals['name']}'" if "name" in frame.f_locals else "is at its gate"
     for at in _outwards(frame):
         helper = _HELPERS.get((Path(at.f_code.co_filename).stem, at.f_code.co_name))
         if helper is not None:
             return helper
     for depth, at in enumerate(_outwards(frame)):
         code = at.f_code
-        if depth == 0 and (code.co_filename, code.co_name) == (_GATES, "wait"):
-            return f"waits at the gate '{at.f_locals['name']}'"
         if depth == 0 and (runner := pollers.runner_of(at)) is not None:
             return _trio_loop(runner)
         if not code.co_filename.startswith(_STDLIB) or "site-packages" in code.co_filename:

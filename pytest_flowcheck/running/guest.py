@@ -215,7 +215,7 @@ def parametrize(metafunc: pytest.Metafunc, wanted: Wanted, guest: Guest) -> None
         name = metafunc.function.__name__
         pytest.fail(f"certify(): {name} takes no argument `rule`; write def {name}(rule): rule()", pytrace=False)
     module: Any = metafunc.module  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - untyped there
-    metafunc.parametrize("rule", list(_params(wanted, guest, module)))
+    metafunc.parametrize("rule", _params(wanted, guest, module))
 
 
 def unroll(case_class: type[unittest.TestCase], guest: Callable[[], Guest]) -> None:
@@ -240,11 +240,12 @@ def _method(function: Callable[..., Any], case: Any) -> Callable[[Any], Any]:
     return method
 
 
-def _params(wanted: Wanted, guest: Guest, module: Any) -> Iterator[ParameterSet]:
+def _params(wanted: Wanted, guest: Guest, module: Any) -> list[ParameterSet]:
     try:
-        yield from _cases(wanted, guest, module)
+        return list(_cases(wanted, guest, module))
     except UsageError as error:
-        pytest.fail(f"certify(): {error}", pytrace=False)
+        line = f"certify(): {error}"
+    pytest.fail(line, pytrace=False)
 
 
 def _cases(wanted: Wanted, guest: Guest, module: Any) -> Iterator[ParameterSet]:

@@ -232,8 +232,11 @@ class Certification:
                 added, gone = baseline.update(self._baseline, certificates, rules)
                 self._lines += [f"  {self._baseline}: {', '.join(added) or 'nothing'} added", ""]
                 self._lines += [f"  {self._baseline}: {', '.join(gone)} taken out", ""] if gone else []
-                known = baseline.read(self._baseline, rules)
-                certificates = [baseline.excused(certificate, known) for certificate in certificates]
+                if self._baseline.exists():
+                    known = baseline.read(self._baseline, rules)
+                    certificates = [baseline.excused(certificate, known) for certificate in certificates]
+            if not self._baseline.exists() and self.config.option.flowcheck_baseline_write:
+                return policy.decide(certificates, interrupted=interrupted)  # nothing fails: there is none
             untrue = baseline.read(self._baseline, rules).untrue(baseline.verdicts_of(certificates))
         except UsageError as error:
             return policy.USAGE, f"exit {policy.USAGE}: {'; '.join(str(error).splitlines())}"

@@ -200,7 +200,7 @@ BAD = {
     "@pytest_flowcheck.certify(Calm, facets='tinny')": "certify(): facets: no facet 'tinny'; did you mean 'tiny'?",
     "@pytest_flowcheck.certify(Calm, only='TNY-99')": "certify(): no rule 'TNY-99'",
     "@pytest_flowcheck.certify(Calm, facets='retry')": "'calm' has nothing to judge: it claims tiny, not retry",
-    "@pytest_flowcheck.certify(Calm, baseline='none.toml')": "none.toml' can't be read: No such file",
+    "@pytest_flowcheck.certify(Calm, baseline='none.toml')": "none.toml' isn't there; write it with",
     "@pytest_flowcheck.certify(pytest.param(Calm, Plain))": "expected one subject in it",
     "@pytest_flowcheck.certify(local())": "is made inside a function, so no other process can load it",
 }

@@ -181,7 +181,8 @@ class Settings:
     inipath = "pytest.ini"
 
     def __init__(self, **said: str) -> None:
-        self.said = {"flowcheck_loops": "fail", "flowcheck_leaks": "fail", "flowcheck_patience": "30", **said}
+        usual = {"loops": "fail", "leaks": "fail", "unable": "skip", "patience": "30"}
+        self.said = {**{f"flowcheck_{key}": value for key, value in usual.items()}, **said}
         self.getini = self.said.__getitem__
 
     def addinivalue_line(self, name: str, line: str) -> None:

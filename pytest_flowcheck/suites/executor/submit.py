@@ -11,7 +11,7 @@ from pytest_flowcheck.errors import Inconclusive
 from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.executor import _tasks as tasks
-from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, swept
+from pytest_flowcheck.suites.executor._shared import draws, error_of, hold_all, settle_done, swept
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.lab import Lab
@@ -156,8 +156,10 @@ def any_base_exception_stays_with_its_task(lab: Lab) -> None:
     Source: CPython `concurrent.futures.thread._WorkItem.run` catches BaseException.
     """
     with lab.executor(max_workers=2) as executor:
-        hold_all(lab, executor, 2)
-        lab.open("hold 0", "hold 1")
+        for name in ("hold", "hold again"):  # workers that rest are woken, too: a pool that can't breaks EXE-03
+            futures = hold_all(lab, executor, 2, name)
+            lab.open(f"{name} 0", f"{name} 1")
+            settle_done(lab, futures, "once their gates are open")
         # as many of each as there are workers, so that a pool that loses one worker each time is empty at the end
         for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, tasks.OwnBaseException):
             for turn in range(2):

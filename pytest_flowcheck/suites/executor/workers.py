@@ -21,17 +21,26 @@ def as_many_in_flight_as_workers(lab: Lab) -> None:
 
     Intent: The bound is why a pool is chosen: fewer wastes it, more breaks what the bound protects.
 
-    Usual cause: An off-by-one in lazy worker creation, or a second pool behind the first.
+    Usual cause: An off-by-one in lazy worker creation, or a second pool behind the first; a worker that was woken for one task still counts as idle for the next.
 
-    Proof: In flight is what the probes themselves report. A missing one is proven from the kernel; an extra one is there.
+    Proof: In flight is what the probes themselves report. A missing one is proven from the kernel; an extra one is there. Asked of fresh pools, and of pools in which workers have come to rest after earlier tasks: those are woken, and the others started, by tasks that come at once.
 
     Source: PEP 3148, `max_workers`.
     """
 
-    def scenario(drawn: tuple[int, int, int]) -> None:
-        workers, extra, freed = drawn
+    def told(drawn: tuple[int, int, int, int]) -> str:
+        workers, extra, freed, warm = drawn
+        after = f"after {min(warm, workers)} earlier tasks, " if warm else ""
+        return f"{after}{workers} workers, {workers + extra} gated tasks, {min(extra, freed)} of them let go one by one"
+
+    def scenario(drawn: tuple[int, int, int, int]) -> None:
+        workers, extra, freed, warm = drawn
         names = [f"task {i}" for i in range(workers + extra)]
         with lab.executor(max_workers=workers) as executor:
+            if warm := min(warm, workers):
+                earlier = [lab.submit(executor, f"earlier {i}", gated=False) for i in range(warm)]
+                settle_done(lab, earlier, "of the first tasks")
+                lab.settle()
             futures = [lab.submit(executor, name) for name in names]
             lab.until(
                 lambda: len(lab.live()) >= workers,
@@ -49,13 +58,18 @@ def as_many_in_flight_as_workers(lab: Lab) -> None:
             lab.open_all()
             settle_done(lab, futures, "once all gates are open")
 
-    strategy = st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(0, 3))
+    warmed = (2, 0, 0, 1)  # the smallest pool in which one is woken and another must be started
+    lab.example = told(warmed)
+    scenario(warmed)
+    lab.example = ""
+    lab.fresh()
+    strategy = st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(0, 3), st.integers(0, 4))
     forall(
         lab,
         scenario,
         strategy,
         examples=draws(lab, 8),
-        describe=lambda d: f"{d[0]} workers, {d[0] + d[1]} gated tasks, {min(d[1], d[2])} of them let go one by one",
+        describe=told,
     )
 
 

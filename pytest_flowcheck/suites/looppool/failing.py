@@ -170,8 +170,8 @@ def exits_are_callers(lab: Lab) -> None:
     Source: `asyncio.Task`, which raises SystemExit and KeyboardInterrupt out of the loop.
     """
     with opened(lab) as pool:
+        where = pool.ran("before")
         for error in (SystemExit(3), KeyboardInterrupt("by hand")):
-            where = pool.ran(f"before {type(error).__name__}")
             name, meant = f"raises {type(error).__name__}", f"it raises {type(error).__name__}"
             call = pool.dispatch(name, Raises(error), gated=False)
             lab.until(
@@ -183,11 +183,13 @@ def exits_are_callers(lab: Lab) -> None:
             if call.done:
                 lab.check(isinstance(call.error, type(error)), came_to(call), meant)
             # else it has ended its loop. Whether another one answers, now, can be seen at the next dispatch
-            after = pool.dispatch(f"after {type(error).__name__}", gated=False)
+            later = f"after {type(error).__name__}"
+            after = pool.dispatch(later, gated=False)
             comes_back(lab, after, f"the dispatch after one that raised {type(error).__name__}", "it works")
             lab.check(after.returned, f"after {error!r} in another dispatch, {came_to(after)}", "it works")
             comes_back(lab, call, f"the dispatch that raises {error!r}", meant)
             lab.check(isinstance(call.error, type(error)), came_to(call), meant)
+            where = pool.where.get(later, where)
 
 
 def _back_or_gone(call: Call[Any], where: Where) -> bool:

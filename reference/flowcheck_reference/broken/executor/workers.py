@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context
-from typing import Any
+from threading import Thread, current_thread
+from typing import Any, cast
 
 from flowcheck_reference.broken.executor._sound import Initializer, Sound, SpoiltFutures
-from flowcheck_reference.executor import Executor
+from flowcheck_reference.executor import Executor, Item, Pool
 from pytest_flowcheck.protocols import breaks
 
 
@@ -35,6 +36,48 @@ class OneTooFew(Sound):
         def __init__(self, max_workers: int, **options: Any) -> None:
             super().__init__(max_workers, **options)
             self._pool.limit = max(1, max_workers - 1)
+
+
+@breaks("EXE-03")
+class StillCountsAsIdle(Sound):
+    """A worker that was woken counts as idle until it comes back for more: meanwhile nobody else is woken or started."""
+
+    without = frozenset({"nested", "resize"})
+
+    class Pool(Executor):
+        def __init__(self, max_workers: int, **options: Any) -> None:
+            super().__init__(max_workers, **options)
+            self._pool.__class__ = _WakesOneAtATime
+
+
+class _WakesOneAtATime(Pool):
+    woken: Thread | None = None
+
+    def rouse(self) -> bool:
+        return True if self.woken is not None else super().rouse()
+
+    def take(self, park: Any) -> Item | None:
+        if self.woken is current_thread():
+            self.woken = None
+        task = super().take(cast("Any", _Park(park, self)))
+        if task is None:
+            self.woken = None
+        return task
+
+
+class _Park:
+    """What an idle worker waits for; it notes who was woken."""
+
+    def __init__(self, park: Any, pool: _WakesOneAtATime) -> None:
+        self._park, self._pool, self.release = park, pool, park.release
+
+    def acquire(self) -> None:
+        if self._pool.woken is current_thread():  # for nothing: another was quicker
+            self._pool.woken = None
+            with self._pool.lock:
+                self._pool.rouse()
+        self._park.acquire()
+        self._pool.woken = current_thread()
 
 
 @breaks("EXE-04", "EXE-20")
