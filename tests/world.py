@@ -158,8 +158,8 @@ class World:
 
     def _kit(self) -> Path:
         if self._wheel is None:
-            folder = self._folder / "kit"
-            shutil.rmtree(folder, ignore_errors=True)
+            self._made = tempfile.TemporaryDirectory()  # another run may use the same environments
+            folder = Path(self._made.name)
             self._run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT))
             (self._wheel,) = folder.glob("*.whl")
         return self._wheel
