@@ -50,7 +50,15 @@ async def fetched(cache: Any) -> Any:
     Raises:
         AdapterError: `get` gave something else.
     """
-    client = await awaited(offered(cache, "get", "client")())
+    return a_client(await awaited(offered(cache, "get", "client")()))
+
+
+def a_client(client: Any) -> Any:
+    """What `get` gave, which must be a client.
+
+    Raises:
+        AdapterError: it is none.
+    """
     if not callable(getattr(client, "use", None)) or not callable(getattr(client, "aclose", None)):
         raise AdapterError(
             f"get() gave {client!r}; expected a client of the factory, or one around it with use and aclose"
