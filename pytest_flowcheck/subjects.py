@@ -299,12 +299,12 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
     requires = tuple(cast("Sequence[str]", getattr(adapter, "requires", ())))
     _check_python(spec, tuple(cast("Sequence[int]", getattr(adapter, "requires_python", ()))))
     _check_installed(spec, requires)
-    claims = {facet: frozenset(capabilities) for facet, capabilities in dict(adapter.claims).items()}
+    claims = _check_claims(spec, adapter.claims)
     if not claims:
         raise UsageError(f"subject {spec!r} claims no facet: say which, as in claims = {{'executor': {{'threads'}}}}")
     for facet, capabilities in claims.items():
         if not callable(getattr(adapter, facet, None)):
-            raise UsageError(f"subject {spec!r} claims the facet {facet!r} but has no method {facet}()")
+            raise UsageError(f"subject {spec!r} claims the facet {facet!r} but has no method {facet}(){_near(facet)}")
         _check_capabilities(spec, facet, capabilities)
     declares = {
         facet: _check_declares(spec, facet, f"declares[{facet!r}]", chosen)
@@ -322,6 +322,32 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
         is_adapter=True,
         target=adapter,
     )
+
+
+def _check_claims(spec: str, claimed: Any) -> dict[str, frozenset[str]]:
+    """The claims, by facet, once they have the right shape."""
+    if not isinstance(claimed, Mapping):
+        named: Any = next(iter(claimed), None) if isinstance(claimed, list | tuple | AbstractSet) else claimed
+        example = f"{{{named if isinstance(named, str) and named else 'flow'!r}: set()}}"
+        raise UsageError(f"subject {spec!r}: claims is {claimed!r}; expected a mapping such as {example}")
+    claims: dict[str, frozenset[str]] = {}
+    for facet, words in cast("Mapping[str, Any]", claimed).items():
+        if isinstance(words, str) or not isinstance(words, AbstractSet | list | tuple):
+            example = f"{{{words!r}}}" if isinstance(words, str) and words else "set()"
+            raise UsageError(
+                f"subject {spec!r}: claims[{facet!r}] is {words!r}; expected a set of words such as {example}"
+            )
+        claims[facet] = frozenset(cast("AbstractSet[str]", words))
+    return claims
+
+
+def _near(facet: str) -> str:
+    """A hint, where no facet has this name and one has a name near it."""
+    from pytest_flowcheck.rules import bundled_facets
+
+    known = bundled_facets()
+    near = [] if facet in known else get_close_matches(facet, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _check_python(spec: str, required: tuple[int, ...]) -> None:

@@ -6,11 +6,12 @@ Rules see only this: it is done or not, it has a result or an error, and it can 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from pytest_flowcheck.errors import AdapterError, NotTestable, Violated
+from pytest_flowcheck.errors import AdapterError, Judgement, NotTestable, Violated
 from pytest_flowcheck.protocols import Inexpressible, Unsupported
 
 if TYPE_CHECKING:
@@ -40,6 +41,68 @@ def reachable(error: BaseException | None) -> Iterator[BaseException]:
         todo += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 
+def own_word(error: BaseException) -> BaseException:
+    """The error; of a group in which the kit itself or the adapter says something, as task groups raise it: just that.
+
+    A broken adapter goes first, then a judgement, then what the subject's terms can't express.
+    """
+    leaves = list(_leaves(error))
+    for kind in (AdapterError, Judgement, Inexpressible, Unsupported):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    parts: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
+    if isinstance(error, BaseExceptionGroup) and parts is not None:
+        for part in parts:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def is_kit(filename: str) -> bool:
+    """Ours, or of the library that draws our scenarios; an adapter's code speaks for its subject."""
+    path = filename.replace("\\", "/")
+    return ("/pytest_flowcheck/" in path and "/adapters/" not in path) or "/hypothesis/" in path
+
+
+def absence(
+    error: BaseException, raw: object, opener: str, ask: Callable[..., Any] | None = None
+) -> AdapterError | None:
+    """What to say if the error is that the opened instance lacks a method; None if it is another one.
+
+    It must come from the access of the kit, or of `ask` itself: a misspelt attribute inside of a method is no such thing.
+    """
+    if not isinstance(error, AttributeError) or error.obj is not raw:
+        return None
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while codes and codes[-1].co_name in ("__getattr__", "__getattribute__"):
+        codes.pop()
+    if not codes or not (is_kit(codes[-1].co_filename) or codes[-1] is getattr(ask, "__code__", None)):
+        return None
+    return AdapterError(
+        f"the instance that {opener}() opened, of type {type(raw).__name__}, has no {error.name}(); "
+        "the facet's protocol needs it"
+    )
+
+
+def offered(raw: Any, method: str, opener: str) -> Any:
+    """This method of the opened instance, for code that takes what a call raises for the subject's.
+
+    Raises:
+        AdapterError: it has none.
+    """
+    try:
+        return getattr(raw, method)
+    except AttributeError as error:
+        if (fault := absence(error, raw, opener)) is not None:
+            raise fault from None
+        raise
+
+
 def _kind(error: BaseException | None) -> str:
     return type(error).__name__ if error is not None else ""
 
@@ -57,6 +120,8 @@ class Call(Generic[T]):
         self._lab = lab
         self._raised: BaseException | None = None
         self._value: list[T] = []
+        self._check: Callable[[T], object] | None = None
+        self._explain: Callable[[BaseException], BaseException | None] | None = None
 
     @property
     def returned(self) -> bool:
@@ -75,7 +140,10 @@ class Call(Generic[T]):
         Raises:
             NotTestable: the subject's terms can't express what was asked of it (`Inexpressible`).
             Violated: it does not offer what was asked of it (`Unsupported`).
+            AdapterError, Judgement: that is what came out of it, and no rule may take it for the subject's.
         """
+        if isinstance(self._raised, AdapterError | Judgement):
+            raise self._raised
         if isinstance(self._raised, Inexpressible):
             raise NotTestable(f"the subject can't express it: {self._raised}")
         if isinstance(self._raised, Unsupported):
@@ -88,8 +156,23 @@ class Call(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What it returned, once `returned`."""
+        """What it returned, once `returned`.
+
+        Raises:
+            AdapterError: it is not what such a call gives; see `giving`.
+        """
+        if self._check is not None:
+            try:
+                self._check(self._value[0])
+            except AdapterError as fault:
+                self._lab.broken(fault)
+                raise
         return self._value[0]
+
+    def giving(self, check: Callable[[T], object]) -> Self:
+        """Whoever looks at its value gets an AdapterError if `check` raises one."""
+        self._check = check
+        return self
 
     def join(self) -> Call[T]:
         """Wait until it is over; the rule reads HUNG if it provably never is."""
@@ -101,7 +184,7 @@ class Call(Generic[T]):
         self.join()
         if self.error is not None:
             raise self.error
-        return self._value[0]
+        return self.value
 
     def cancel(self) -> None:
         """Cancel it as its loop cancels a task.
@@ -115,8 +198,15 @@ class Call(Generic[T]):
         self._lab.timeline.aside("called", self.what, coroutine=coroutine)
 
     def _finish(self, value: T | None, error: BaseException | None, *, coroutine: bool = False) -> None:
-        timeline = self._lab.timeline
-        timeline.aside("failed" if error is not None else "returned", self.what, coroutine=coroutine, detail=_kind(error))
+        timeline, explain = self._lab.timeline, self._explain
+        self._explain = None  # it refers to the instance
+        if error is not None:
+            error = (explain(error) if explain is not None else None) or own_word(error)
+            if isinstance(error, AdapterError):
+                self._lab.broken(error)
+        timeline.aside(
+            "failed" if error is not None else "returned", self.what, coroutine=coroutine, detail=_kind(error)
+        )
         if error is not None:
             self._raised = error
         else:
@@ -127,9 +217,15 @@ class Call(Generic[T]):
 class ThreadCall(Call[T]):
     """A call on a thread of its own, in the context of whoever asked for it."""
 
-    def __init__(self, lab: Lab, what: str, function: Callable[[], T]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        what: str,
+        function: Callable[[], T],
+        explain: Callable[[BaseException], BaseException | None] | None = None,
+    ) -> None:
         super().__init__(lab, what)
-        self._function = function
+        self._function, self._explain = function, explain
         run = copy_context().run
         self.thread = threading.Thread(target=run, args=(self._run,), daemon=True, name=f"caller: {what}")
         self.thread.start()
@@ -149,10 +245,16 @@ class ThreadCall(Call[T]):
 class LoopCall(Call[T]):
     """A call that runs as a task of the instance's loop; `instance.Looping` starts it there."""
 
-    def __init__(self, lab: Lab, what: str, function: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        what: str,
+        function: Callable[[], Any],
+        explain: Callable[[BaseException], BaseException | None] | None = None,
+    ) -> None:
         super().__init__(lab, what)
         self.context = copy_context()
-        self._function = function
+        self._function, self._explain = function, explain
         self._cancel: Callable[[], None] | None = None
         self._stopped = False
         self._lock = threading.Lock()

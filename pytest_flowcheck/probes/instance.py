@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from pytest_flowcheck.errors import AdapterError, NotTestable
-from pytest_flowcheck.probes.calls import Call, LoopCall, ThreadCall, blocking_value
+from pytest_flowcheck.probes.calls import Call, LoopCall, ThreadCall, absence, blocking_value
 from pytest_flowcheck.proof import pollers
 
 if TYPE_CHECKING:
@@ -103,7 +103,12 @@ class Blocking:
 
     def start(self, what: str, ask: Callable[[Any], Any]) -> Call[Any]:
         raw = self.raw
-        return ThreadCall(self._lab, what, lambda: blocking_value(what, ask(raw)))
+        return ThreadCall(
+            self._lab,
+            what,
+            lambda: blocking_value(what, ask(raw)),
+            lambda error, opener=self._lab.facet: absence(error, raw, opener, ask),  # type: ignore[misc]
+        )
 
 
 class Looping:
@@ -147,7 +152,12 @@ class Looping:
 
     def start(self, what: str, ask: Callable[[Any], Any]) -> Call[Any]:
         raw = self.raw
-        call: LoopCall[Any] = LoopCall(self._lab, what, lambda: ask(raw))
+        call: LoopCall[Any] = LoopCall(
+            self._lab,
+            what,
+            lambda: ask(raw),
+            lambda error, opener=self._lab.facet: absence(error, raw, opener, ask),  # type: ignore[misc]
+        )
         self._calls = [c for c in self._calls if not c.done]
         self._calls.append(call)
         self._spawn(call)

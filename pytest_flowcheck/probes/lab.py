@@ -85,6 +85,8 @@ class Lab:
         self.grade: Grade = "proven"
         self.observed_because = ""
         self.judgement: Judgement | None = None
+        self.fault: AdapterError | None = None
+        """The first fault of the adapter that a call came upon: the verdict, whatever the rule makes of that call."""
         self.example = ""
         """The scenario of a property that fails, as a table."""
         self.script: Callable[[], str] | None = None
@@ -112,6 +114,10 @@ class Lab:
         self.gates.open_all()
         self.probes_ran += len(self.timeline.of("started"))
         self._begin()
+
+    def broken(self, fault: AdapterError) -> None:
+        """A call came upon a fault of the adapter; see `fault`."""
+        self.fault = self.fault or fault
 
     @property
     def thorough(self) -> bool:

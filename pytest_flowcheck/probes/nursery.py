@@ -25,7 +25,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, cast
 
-from pytest_flowcheck.errors import NotTestable, Violated
+from pytest_flowcheck.errors import AdapterError, NotTestable, Violated
+from pytest_flowcheck.probes.calls import absence, own_word
 from pytest_flowcheck.probes.holding import Step
 from pytest_flowcheck.probes.kept import kept
 from pytest_flowcheck.probes.needs import PROCESSES, need
@@ -50,6 +51,7 @@ KINDS: Final[tuple[type[BaseException], ...]] = (
     RecursionError,
     Inexpressible,
     Unsupported,
+    AdapterError,
 )
 """What a rule may ask of an error."""
 
@@ -111,8 +113,11 @@ def expressible(answer: Any) -> None:
     Raises:
         NotTestable: the subject's terms can't express what it was asked for.
         Violated: it does not offer it.
+        AdapterError: the adapter broke its side of the protocol there.
     """
     for one in _answers(answer):
+        if one.is_a(AdapterError):
+            raise AdapterError(one.text)
         if one.is_a(Inexpressible):
             raise NotTestable(f"the subject can't express it: {one.text}")
         if one.is_a(Unsupported):
@@ -390,7 +395,7 @@ class Server:
                 return Answer(how(it))
             return Answer(loop.start(what, how).result())
         except Exception as error:  # noqa: BLE001 - what a subject raises is the rule's to judge
-            return failure(error, self.subject)
+            return failure(absence(error, it, self.facet, how) or own_word(error), self.subject)
 
 
 def _when_over(thread: threading.Thread, event: threading.Event) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import kept, wire
+from pytest_flowcheck.probes.calls import is_kit, own_word
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, Waiting, census, descendants, waits_of
 from pytest_flowcheck.protocols import Inexpressible
@@ -95,6 +96,7 @@ def judge(
     _close_desk(lab)
     # what the opened gates let the rule find after a hang is the kit's own doing, and no judgement
     error = lab.judgement or outcome.error if hang is None else found or hang
+    error = lab.fault or error
     verdict, message, grade = _sentence(rule, lab, error)
     return Finding(
         rule=rule.id,
@@ -239,6 +241,7 @@ def _sentence(rule: Rule, lab: Lab, error: BaseException | None) -> tuple[Verdic
     """Verdict, message and grade."""
     if error is None:
         return Verdict.PASS, "", lab.grade
+    error = own_word(error)
     if isinstance(error, Violated):
         verdict = Verdict.HUNG if error.hung else Verdict.LEAKED if error.leaked else Verdict.VIOLATED
         return verdict, tell(rule, lab, error), error.grade
@@ -257,7 +260,7 @@ def _sentence(rule: Rule, lab: Lab, error: BaseException | None) -> tuple[Verdic
 def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, Grade]:
     """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = next((f for f in reversed(frames) if not _is_kit(f.filename) and not _is_plumbing(f.filename)), None)
+    where = next((f for f in reversed(frames) if not is_kit(f.filename) and not _is_plumbing(f.filename)), None)
     if where is None:
         return Verdict.KIT_ERROR, "".join(traceback.format_exception(error)), "observed"
     at = f" at {where.filename}:{where.lineno} in {where.name}"
@@ -272,12 +275,6 @@ def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, st
 def _is_plumbing(filename: str) -> bool:
     """The standard library's helpers through which the kit's own calls go."""
     return filename.endswith(("/threading.py", "/contextlib.py", "/functools.py"))
-
-
-def _is_kit(filename: str) -> bool:
-    """Ours, or of the library that draws our scenarios; an adapter's code speaks for its subject."""
-    path = filename.replace("\\", "/")
-    return ("/pytest_flowcheck/" in path and "/adapters/" not in path) or "/hypothesis/" in path
 
 
 def tell(rule: Rule, lab: Lab, error: Violated) -> str:

@@ -120,6 +120,12 @@ class Plan:
         return not column.twin or rule.id in (column.breaks or ())
 
     @property
+    def unclaimed(self) -> list[str]:
+        """The facets that were asked for and that no subject claims."""
+        known = [column for column in self.columns if not column.problem]
+        return [facet for facet in self.chosen_facets if all(column.claimed(facet) is None for column in known)]
+
+    @property
     def partial(self) -> bool:
         """Whether some rules were left out on purpose."""
         return bool(self.chosen_facets or self.only or self.ids)

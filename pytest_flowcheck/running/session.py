@@ -214,6 +214,8 @@ class Certification:
         if self._report is not None:
             self._lines += [f"to look at: {html.write(certificates, self._report / 'report.html')}", ""]
         status, line = self._decide(certificates, interrupted=interrupted)
+        if status == policy.NOTHING and (unclaimed := self.plan.unclaimed):
+            line += f"; no subject claims {' or '.join(unclaimed)}"
         if unbalanced:
             status, line = (
                 policy.KIT_ERROR,

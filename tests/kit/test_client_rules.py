@@ -401,6 +401,35 @@ def test_what_is_no_client_is_the_adapters_fault() -> None:
     assert "expected a client of the factory" in finding.message
 
 
+class GivesNothing(GivesText):
+    """Its `get` forgets its `return`, which a nursery tells in a group."""
+
+    name = "gives-nothing"
+
+    async def get(self) -> Any:
+        return None
+
+
+class HasNoGet(Adapter):
+    """Its instance is anything."""
+
+    name = "has-no-get"
+    version = "1"
+    claims = {"client": frozenset[str]()}
+
+    @contextmanager
+    def client(self, factory: Any) -> Iterator[Any]:
+        yield object()
+
+
+@pytest.mark.parametrize("rule", ["CLI-02", "CLI-03", "CLI-09", "CLI-10", "CLI-13", "CLI-14"])
+@pytest.mark.parametrize(("adapter", "words"), [(GivesNothing, "get() gave None"), (HasNoGet, "has no get()")])
+def test_an_adapter_without_a_client_is_at_fault(rule: str, adapter: type[Adapter], words: str) -> None:
+    """In every rule, also those in which several tasks ask, or that take errors for another rule's affair."""
+    finding = judged(rule, adapter)
+    assert (finding.verdict, words in finding.message) == (Verdict.ADAPTER_ERROR, True), finding.message
+
+
 def test_what_the_tests_need_is_there() -> None:
     """Rules with real clients and on uvloop are judged here, not left out."""
     assert importlib.util.find_spec("httpx")

@@ -232,6 +232,39 @@ def test_a_nodes_error_that_is_raised_is_the_adapters_fault() -> None:
     assert "expected a Run('failed', ..., error=...)" in finding.message
 
 
+class Gives(ByHand):
+    """Its `run` gives this instead of a Run."""
+
+    given: Any = None
+
+    @contextmanager
+    def flow(self, *, max_workers: int) -> Iterator[Any]:
+        given = self.given
+
+        class Other(Sorted):
+            def run(self, graph: Graph, input: Any = None) -> Any:  # noqa: A002 - the protocol's
+                super().run(graph, input)
+                return given
+
+        with ThreadPoolExecutor(max_workers) as pool:
+            yield Other(pool, max_workers)
+
+
+class GivesWords(Gives):
+    """The outcomes alone."""
+
+    given = {"ok": 1}
+
+
+@pytest.mark.parametrize("adapter", [Gives, GivesWords])
+@pytest.mark.parametrize("rule", ["FLO-01", "FLO-04", "FLO-10", "FLO-16", "FLO-18", "FLO-33", "FLO-36"])
+def test_what_is_no_run_is_the_adapters_fault(rule: str, adapter: type[Gives]) -> None:
+    """Said by every rule that looks at what `run` gave, in the same words."""
+    finding = judged(rule, adapter, thorough=False)
+    assert finding.verdict is Verdict.ADAPTER_ERROR, finding.message
+    assert f"gave {adapter.given!r}; expected Run(status, nodes, error)" in finding.message
+
+
 # --- the model --------------------------------------------------------------------------------------------------------
 
 DIAMOND = (Step(()), Step((0,), "raises"), Step((0,)), Step((1, 2)), Step((3,)))

@@ -19,8 +19,8 @@ from bystanders import fresh_harness
 
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
-from pytest_flowcheck.errors import NotTestable, UsageError
-from pytest_flowcheck.probes.calls import is_cancellation
+from pytest_flowcheck.errors import AdapterError, NotTestable, UsageError
+from pytest_flowcheck.probes.calls import is_cancellation, own_word
 from pytest_flowcheck.probes.lab import Lab
 from pytest_flowcheck.protocols import Adapter, Inexpressible, Unsupported
 from pytest_flowcheck.rules import Rule
@@ -443,6 +443,9 @@ def test_errors_are_compared_by_the_subjects_table() -> None:
         ({"declares": {"retry": {"abandoned": "lost"}}}, "abandoned: runs or killed"),
         ({"declares": {"retry": ["x"]}}, "expected a mapping"),
         ({"claims": {}}, "claims no facet"),
+        ({"claims": ["retry"]}, "claims is ['retry']; expected a mapping such as {'retry': set()}"),
+        ({"claims": {"retry": "context"}}, "claims['retry'] is 'context'; expected a set of words such as {'context'}"),
+        ({"claims": {"retri": set()}}, "has no method retri(); did you mean 'retry'?"),
     ],
 )
 def test_an_adapter_that_says_nonsense_gets_one_line(
@@ -501,3 +504,78 @@ def test_the_selftest_repeats_less_a_certification_never(asked: int, thorough: b
     """A fifth, at least three, never more than was asked for."""
     subject = subjects.Subject("s", "1", "tests:S", {}, is_adapter=True, target=Threads())
     assert Lab(subject, thorough=thorough).repeated(asked) == expected
+
+
+class Lacking(Threads):
+    """Has no `call`."""
+
+
+class LackingLoop(Loops):
+    """Has no `call`."""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_method_that_is_missing_is_the_adapters_fault(colour: str, swallows: bool) -> None:
+    """Whatever the rule makes of the error: the subject is not accused."""
+
+    def rule(lab: Lab) -> None:
+        with lab.instance(max_workers=1) as it:
+            call = it.start("call", lambda raw: raw.nowhere())
+            lab.until(lambda: call.done, "it is over")
+            if not swallows:
+                lab.check(call.error is None, "it raised", "it returns")
+
+    finding = judged(rule, colour, Lacking if colour == "blocking" else LackingLoop)
+    assert finding.verdict is Verdict.ADAPTER_ERROR
+    name = "Lacking" if colour == "blocking" else "LackingLoop"
+    assert finding.message == (
+        f"the instance that retry() opened, of type {name}, has no nowhere(); the facet's protocol needs it"
+    )
+
+
+class Slips(Threads):
+    """Its methods misspell attributes of their own."""
+
+    def call(self) -> None:
+        self.nowhere()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+def test_a_slip_inside_of_a_method_is_the_subjects() -> None:
+    """The object is the opened instance here too, and the access is its own."""
+
+    def rule(lab: Lab) -> None:
+        with lab.instance(max_workers=1) as it:
+            it.start("body", ask(lab.probe("body", gated=False))).result()
+            it.start("call", lambda raw: raw.call()).result()
+
+    finding = judged(rule, "blocking", Slips)
+    assert finding.verdict is Verdict.VIOLATED
+    assert "has no attribute 'nowhere'" in finding.message
+
+
+def test_a_group_tells_what_the_kit_says_in_it() -> None:
+    """A broken adapter first, then a judgement; what else is in a group stays in it."""
+    fault, missing, plain = AdapterError("gave None"), NotTestable("no"), ValueError("theirs")
+    assert own_word(ExceptionGroup("", [plain, ExceptionGroup("", [missing, fault])])) is fault
+    assert own_word(ExceptionGroup("", [plain, missing])) is missing
+    theirs = ExceptionGroup("", [plain])
+    assert own_word(theirs) is theirs
+    assert own_word(plain) is plain
+
+
+def test_a_value_of_the_wrong_type_is_told_to_whoever_looks() -> None:
+    """Looking at it, even where the error is caught, makes the rule an ADAPTER-ERROR."""
+
+    def check(value: object) -> None:
+        raise AdapterError(f"call gave {value!r}; expected more")
+
+    def rule(lab: Lab) -> None:
+        with lab.instance(max_workers=1) as it:
+            call = it.start("body", ask(lab.probe("body", lambda: None, gated=False))).giving(check).join()
+            assert call.returned
+            with pytest.raises(AdapterError):
+                _ = call.value
+
+    finding = judged(rule, "blocking")
+    assert (finding.verdict, finding.message) == (Verdict.ADAPTER_ERROR, "call gave None; expected more")

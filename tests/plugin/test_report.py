@@ -199,5 +199,5 @@ def test_a_failure_at_v_has_a_picture(run) -> None:
         "-n0",
     )
     with_picture, without = run(*args, "-v", report=False), run(*args, report=False)
-    assert re.search(r"Timeline:\n  \S+_0  -\[\.+>  task 0\n", with_picture.output), with_picture.output
+    assert re.search(r"Timeline:\n(?:  .*\n)*?  \S+_0  .*\[\.*>  .*task 0\n", with_picture.output), with_picture.output
     assert "Timeline:" not in without.output

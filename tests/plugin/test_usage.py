@@ -35,6 +35,12 @@ def test_one_clear_line(run, option: str, words: str) -> None:
     assert "test session starts" not in done.output
 
 
+def test_a_facet_that_nobody_claims_is_told(run) -> None:
+    """Nothing was judged, and why."""
+    done = run("--flowcheck-subject=strikes:Calm", "--flowcheck-facet=retry", report=False)
+    assert (done.status, done.last) == (5, "exit 5: nothing was judged; no subject claims retry"), done.output
+
+
 def test_one_line_for_each(run) -> None:
     """Several wrong subjects are several lines of one run."""
     done = run("--flowcheck-subject=strikes:A", "--flowcheck-subject=strikes:B", report=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pytest_flowcheck.errors import Inconclusive, Judgement
+from pytest_flowcheck.probes.calls import offered
 from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.protocols import Closed
 from pytest_flowcheck.suites.client import _script
@@ -263,7 +264,7 @@ class Play:
         self._got.pop(thread, None)
 
     def _close(self) -> None:
-        call = self.lab.call("close() without a loop", self._stage.cache.close)
+        call = self.lab.call("close() without a loop", offered(self._stage.cache, "close", "client"))
         result(self.lab, call)
         self.model.forgets(None)
         self._got.clear()

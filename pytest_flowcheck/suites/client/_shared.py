@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import AdapterError, Inconclusive
-from pytest_flowcheck.probes.calls import is_cancellation, reachable
+from pytest_flowcheck.probes.calls import is_cancellation, offered, reachable
 from pytest_flowcheck.protocols import Closed, Inexpressible, Unsupported
 from pytest_flowcheck.suites.client._clients import Factory, factory
 from pytest_flowcheck.suites.client._loops import Loop, Loops, loops
@@ -44,20 +44,38 @@ async def awaited(value: Any) -> Any:
     return await value if hasattr(value, "__await__") else value
 
 
+async def fetched(cache: Any) -> Any:
+    """This loop's client, which nobody has used yet.
+
+    Raises:
+        AdapterError: `get` gave something else.
+    """
+    return a_client(await awaited(offered(cache, "get", "client")()))
+
+
+def a_client(client: Any) -> Any:
+    """What `get` gave, which must be a client.
+
+    Raises:
+        AdapterError: it is none.
+    """
+    if not callable(getattr(client, "use", None)) or not callable(getattr(client, "aclose", None)):
+        raise AdapterError(
+            f"get() gave {client!r}; expected a client of the factory, or one around it with use and aclose"
+        )
+    return client
+
+
 async def got(cache: Any) -> Got:
     """Ask for this loop's client and use it."""
     try:
-        client = await awaited(cache.get())
-    except (Unsupported, Inexpressible):
+        client = await fetched(cache)
+    except (Unsupported, Inexpressible, AdapterError):
         raise
     except BaseException as error:
         if is_cancellation(error):
             raise
         return Got(refused=error)
-    if not callable(getattr(client, "use", None)) or not callable(getattr(client, "aclose", None)):
-        raise AdapterError(
-            f"get() gave {client!r}; expected a client of the factory, or one around it with use and aclose"
-        )
     try:
         return Got(client, await client.use())
     except BaseException as error:
@@ -68,7 +86,7 @@ async def got(cache: Any) -> Got:
 
 async def aclosed(cache: Any) -> None:
     """Close this loop's client."""
-    await awaited(cache.aclose())
+    await awaited(offered(cache, "aclose", "client")())
 
 
 def ask(loop: Loop, what: str = "get") -> Call[Got]:

@@ -16,10 +16,10 @@ from pytest_flowcheck.suites.client._shared import (
     Got,
     aclosed,
     ask,
-    awaited,
     client_of,
     closed_now,
     closes,
+    fetched,
     got,
     may_refuse,
     result,
@@ -188,20 +188,16 @@ def a_client_in_use_is_left_alone(lab: Lab) -> None:
             _left_alone(lab, loops.begin(), [loops.begin(), loops.begin()])
 
 
-async def _fetched(cache: Any) -> Any:
-    return await awaited(cache.get())
-
-
 def _left_alone(lab: Lab, one: Loop, others: list[Loop]) -> None:
-    fetched = one.start("get", _fetched)
-    lab.until(lambda: fetched.done, "a loop has its client", needs="CLI-01")
-    client = result(lab, fetched, needs="CLI-01")
+    first = one.start("get", fetched)
+    lab.until(lambda: first.done, "a loop has its client", needs="CLI-01")
+    client = result(lab, first, needs="CLI-01")
     use: Call[str] = one.start("use", lambda _: client.use())
     lab.until(lambda: use.done or len(lab.live()) == 1, "its client is in use", needs="CLI-01")
     in_use = [name.removeprefix("use of ").rpartition(" #")[0] for name in lab.live()]
     result(lab, use, needs="CLI-01") if use.done else None
     for number, other in enumerate(others):
-        arrived = other.start("get", _fetched)
+        arrived = other.start("get", fetched)
         lab.until(lambda arrived=arrived: arrived.done, "another loop asks", needs="CLI-04")  # type: ignore[misc]
         if number:
             closed_now(lab, other.start("aclose", aclosed), needs="CLI-04")

@@ -10,6 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.calls import offered
 from pytest_flowcheck.protocols import Closed, Refused
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import ClosingFailed, realities
@@ -144,7 +145,7 @@ async def _name(cache: Any) -> str:
 
 
 def _close(lab: Lab, loops: Loops, what: str) -> None:
-    call = lab.call(what, loops.cache.close)
+    call = lab.call(what, offered(loops.cache, "close", "client"))
     call.join()
     lab.check(call.error is None, f"{what} raised {call.error!r}", "it returns")
     if hasattr(call.value, "__await__"):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowcheck.errors import Inconclusive, NotTestable
+from pytest_flowcheck.errors import AdapterError, Inconclusive, NotTestable
 from pytest_flowcheck.probes.calls import is_cancellation
 from pytest_flowcheck.probes.loops import new_loop, run
 from pytest_flowcheck.probes.needs import TRIO, need
@@ -18,7 +18,7 @@ from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.client._clients import Factory, factory, here, realities
 from pytest_flowcheck.suites.client._loops import kinds, on_thread
 from pytest_flowcheck.suites.client._play import at_once
-from pytest_flowcheck.suites.client._shared import Got, aclosed, awaited, client_of, got, makings, may_refuse, reopens
+from pytest_flowcheck.suites.client._shared import Got, aclosed, client_of, fetched, got, makings, may_refuse, reopens
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.instance import Instance
@@ -65,7 +65,7 @@ def _successive(lab: Lab, it: Instance, kind: str) -> None:
             try:
                 await aclosed(it.raw)
             except BaseException as raised:
-                if is_cancellation(raised):
+                if is_cancellation(raised) or isinstance(raised, AdapterError):
                     raise
                 error = raised
         came.append((gots, error))
@@ -156,7 +156,9 @@ class _Search:
             self.twin = await got(self._cache), len(makings(self._lab)) > before
             return
         try:
-            await awaited(self._cache.get())
+            await fetched(self._cache)
+        except AdapterError:
+            raise
         except Exception as error:  # noqa: BLE001 - it is told, and is another rule's affair
             self.error = error
         self._dead[id(loop)] = weakref.ref(loop)
@@ -254,7 +256,9 @@ def _come_and_go(
 
     async def attempted(what: str, call: Callable[[], Any]) -> Any:
         try:
-            return await awaited(call())
+            return await call()
+        except AdapterError:
+            raise
         except Exception as error:  # noqa: BLE001 - it is told, and is another rule's affair
             if not may_refuse(lab, error):
                 errors.append(f"{what} raised {error!r}")
@@ -262,12 +266,12 @@ def _come_and_go(
 
     async def main() -> None:
         loops.append(weakref.ref(here()))
-        client = await attempted("get", it.raw.get)
+        client = await attempted("get", lambda: fetched(it.raw))
         if client is not None:
             await attempted("using the client", client.use)
             del client
         if closes:
-            await attempted("aclose", it.raw.aclose)
+            await attempted("aclose", lambda: aclosed(it.raw))
 
     def all_of_them() -> None:
         for number in range(rounds):

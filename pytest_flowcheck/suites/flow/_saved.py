@@ -19,7 +19,7 @@ from pytest_flowcheck.proof import descendants, kill_tree
 from pytest_flowcheck.protocols import Ok, Outcome, Refused
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.suites.flow import _shared
-from pytest_flowcheck.suites.flow._shared import call_of, complaint, given, over, starts
+from pytest_flowcheck.suites.flow._shared import a_run, call_of, complaint, given, over, starts
 from pytest_flowcheck.suites.flow._worker import FlowServer
 
 if TYPE_CHECKING:
@@ -225,12 +225,13 @@ class Here:
         """Begin it."""
         what = f"run({story.input!r}, run_id={story.run_id!r})"
         call = self._it.start(what, lambda flow: flow.run(story.graph, story.input, run_id=story.run_id))
-        return Attempt(self._lab, call)
+        return Attempt(self._lab, call.giving(lambda gave: a_run(what, gave)))
 
     def resume(self, story: Story) -> Attempt:
         """Go on with it."""
-        call = self._it.start(f"resume({story.run_id!r})", lambda flow: flow.resume(story.graph, story.run_id))
-        return Attempt(self._lab, call)
+        what = f"resume({story.run_id!r})"
+        call = self._it.start(what, lambda flow: flow.resume(story.graph, story.run_id))
+        return Attempt(self._lab, call.giving(lambda gave: a_run(what, gave)))
 
 
 class There:

@@ -150,7 +150,7 @@ def begin(
 ) -> Call[Any]:
     """Begin a run. `what` names it in messages; `options` are the run's own, such as `max_workers`."""
     graph = nodes if isinstance(nodes, Graph) else Graph(tuple(nodes))
-    return it.start(what, lambda flow: flow.run(graph, input, **options))
+    return it.start(what, lambda flow: flow.run(graph, input, **options)).giving(lambda gave: a_run(what, gave))
 
 
 def run_of(lab: Lab, call: Call[Any]) -> Run:
@@ -165,15 +165,23 @@ def run_of(lab: Lab, call: Call[Any]) -> Run:
         raise AdapterError(f"{call.what} {ended(call)}, which a node did; expected a Run('failed', ..., error=...)")
     if call.error is not None:
         lab.check(False, f"{call.what} {ended(call)}", "a run that is over is told as a Run, also where nodes failed")
-    run = call.value
-    if not isinstance(run, Run) or run.status not in STATUSES or not isinstance(run.nodes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AdapterError(f"{call.what} gave {run!r}; expected Run(status, nodes, error), status one of {STATUSES}")
-    for id_, outcome in run.nodes.items():
+    return a_run(call.what, call.value)
+
+
+def a_run(what: str, gave: Any) -> Run:
+    """What `what` gave, which must be a run: the one place that says so.
+
+    Raises:
+        AdapterError: it is none, or holds what is none of a run's words.
+    """
+    if not isinstance(gave, Run) or gave.status not in STATUSES or not isinstance(gave.nodes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AdapterError(f"{what} gave {gave!r}; expected Run(status, nodes, error), status one of {STATUSES}")
+    for id_, outcome in gave.nodes.items():
         if not isinstance(outcome, Ok | Failed | Skipped):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise AdapterError(f"{call.what} gave {outcome!r} for node {id_}; expected Ok, Failed or Skipped")
+            raise AdapterError(f"{what} gave {outcome!r} for node {id_}; expected Ok, Failed or Skipped")
         if isinstance(outcome, Ok) and hasattr(outcome.value, "__await__"):
-            raise AdapterError(f"{call.what} gave Ok of an awaitable for node {id_}: await `body.aio(...)`")
-    return run
+            raise AdapterError(f"{what} gave Ok of an awaitable for node {id_}: await `body.aio(...)`")
+    return gave
 
 
 def ended(call: Call[Any]) -> str:

@@ -13,6 +13,7 @@ from pytest_flowcheck.errors import NotTestable
 from pytest_flowcheck.probes.nursery import Answer, Server
 from pytest_flowcheck.protocols import Failed, Foreign, Outcome
 from pytest_flowcheck.protocols.flow import Graph, Node, Run
+from pytest_flowcheck.suites.flow._shared import a_run
 
 OUTPUT: Final = 1024
 """Characters that each node of a counted run gives."""
@@ -60,8 +61,7 @@ async def _awaited(run: Awaitable[Run]) -> Any:
 
 
 def _travels(run: Any) -> Any:
-    if not isinstance(run, Run) or not isinstance(run.nodes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return f"{run!r}, no Run"
+    run = a_run("a run in another process", run)
     nodes: dict[str, Outcome[Any]] = {
         id_: replace(outcome, error=_foreign(outcome.error)) if isinstance(outcome, Failed) else outcome
         for id_, outcome in run.nodes.items()

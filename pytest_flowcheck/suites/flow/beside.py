@@ -30,6 +30,7 @@ from pytest_flowcheck.suites.flow._play import (
 from pytest_flowcheck.suites.flow._shared import (
     NodeError,
     NotGiven,
+    a_run,
     begin,
     complaint,
     completed,
@@ -205,8 +206,7 @@ class Raises:
 
 def _wrong_run(lab: Lab, run: object, number: int, error: NodeError | None) -> str | None:
     """What is wrong with what the run came to; None if it is what it comes to alone."""
-    if not isinstance(run, Run):
-        return f"gave {run!r}"
+    run = a_run(f"run {number}", run)
     if error is not None:
         return (
             None

@@ -12,11 +12,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import Inconclusive
+from pytest_flowcheck.probes.calls import blocking_value
 from pytest_flowcheck.proof import Census, census
 from pytest_flowcheck.protocols import Closed, Failed, Ok
 from pytest_flowcheck.protocols.flow import Graph, Node
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import (
+    a_run,
     begin,
     completed,
     ended,
@@ -201,13 +203,18 @@ def _asked(number: int) -> tuple[Graph, Parcel]:
 def _runs(it: Instance, first: int, count: int) -> Call[Any]:
     """So many runs, one after the other; every tenth fails."""
 
+    def done(gave: Any) -> bool:
+        if hasattr(gave, "__await__"):
+            blocking_value("run", gave)
+        return a_run("run", gave).status == "completed"
+
     def one_by_one(flow: Any) -> int:
-        return sum(flow.run(*_asked(number)).status == "completed" for number in range(first, first + count))
+        return sum(done(flow.run(*_asked(number))) for number in range(first, first + count))
 
     async def awaited(flow: Any) -> int:
         good = 0
         for number in range(first, first + count):
-            good += (await flow.run(*_asked(number))).status == "completed"
+            good += done(await flow.run(*_asked(number)))
         return good
 
     return it.start(f"{count} runs of three nodes", one_by_one if it.colour == "blocking" else awaited)

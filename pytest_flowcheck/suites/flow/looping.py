@@ -13,6 +13,7 @@ from pytest_flowcheck.protocols.flow import Graph, Kind, Node
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import (
     NodeBody,
+    a_run,
     begin,
     completed,
     ended,
@@ -120,6 +121,7 @@ def _give_up(lab: Lab, it: Instance, kind: Kind, way: Way) -> None:
     graph = Graph(tuple(tidy(lab, name, kind) for name in names))
     what, deadline = f"the run that is {way}", Deadline()
     call = it.start(what, lambda flow: flow.run(graph) if way == "cancelled" else deadline.around(flow, graph))
+    call.giving(lambda gave: a_run(what, gave))
     running(lab, call, *names)
     if way == "cancelled":
         lab.note("the caller is cancelled")

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowcheck.errors import NotTestable
+from pytest_flowcheck.probes.calls import offered
 from pytest_flowcheck.probes.forall import forall, st
 from pytest_flowcheck.proof import Outcome, code_of
 from pytest_flowcheck.protocols import Closed, Refused
@@ -134,7 +135,7 @@ class World:
 
     def dispatch(self, name: str) -> Any:
         """On the sweep's own thread."""
-        return self.pool.raw.dispatch(self.bodies[name])
+        return offered(self.pool.raw, "dispatch", "looppool")(self.bodies[name])
 
 
 def _swept(lab: Lab, ttl: bool) -> None:
@@ -171,7 +172,7 @@ def _swept(lab: Lab, ttl: bool) -> None:
         lab.sweep(
             lambda: arrange(None),
             lambda world: world.dispatch("first"),
-            lambda world: world.pool.raw.stop(),
+            lambda world: offered(world.pool.raw, "stop", "looppool")(),
             code=code,
             judge=against_stop,
             names=("dispatch(first)", "stop()"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from pytest_flowcheck.errors import FlowcheckError, Inconclusive, Judgement
 from pytest_flowcheck.probes import nursery as processes
-from pytest_flowcheck.probes.calls import ThreadCall
+from pytest_flowcheck.probes.calls import ThreadCall, offered
 from pytest_flowcheck.probes.kept import kept
 from pytest_flowcheck.probes.nursery import Answer, expressible, failure, header, told
 from pytest_flowcheck.proof.forkserver import ForkServer
@@ -78,7 +78,9 @@ class Handle:
             lab.timeline.wait_for(lambda: call.done)
             return answered(lab, call, waiting=False)
         try:
-            value = getattr(self.it.raw, method)(*args)
+            value = offered(self.it.raw, method, "store")(*args)
+        except FlowcheckError:
+            raise
         except Exception as error:  # noqa: BLE001 - what a store raises is the rule's to judge
             return failure(error, lab.subject)
         return Answer(value)
@@ -86,7 +88,7 @@ class Handle:
     def direct(self, method: str, *args: Any) -> Any:
         """The value of a call, or its own error, for threads that a sweep parks: the kit is not between it and the store."""
         if self.it.colour == "blocking":
-            return getattr(self.it.raw, method)(*args)
+            return offered(self.it.raw, method, "store")(*args)
         call = self.start(method, *args)
         self.lab.timeline.wait_for(lambda: call.done)
         if call.error is not None:
