@@ -78,6 +78,63 @@ class Backwards:
         return json.loads((self.path / b).read_text())
 
 
+class Keeps:
+    """A decorator: the constructor takes the options, the call a function."""
+
+    def __init__(self, times=3, wait=0.3, catch=Exception):
+        self.options = times, catch, wait
+
+    def __call__(self, fn):
+        return lambda: patiently(fn, *self.options)
+
+
+def patiently(fn, tries=3, catch=Exception, wait=0.3):
+    import time
+    for left in reversed(range(tries)):
+        try:
+            return fn()
+        except catch:
+            if not left:
+                raise
+            time.sleep(wait)
+
+
+def deaf(fn, times=3, delay=0, only=OSError):
+    """Its delay is none, its errors are under a name that nobody knows, and it tries once more than it says."""
+    return patiently(fn, times + 1, Exception, 0)
+
+
+class Never:
+    """Gives a function that gives one, and so on."""
+
+    def __init__(self, tries=3):
+        pass
+
+    def __call__(self, fn):
+        return lambda: self.__call__(fn)
+
+
+def greedy(func, items, limit):
+    """Runs more at once than it is told."""
+    return map_some(func, items, limit + 1)
+
+
+class Mill:
+    def __init__(self, workers=4):
+        pass
+
+    def run(self, workflow, value=None):
+        pass
+
+    def close(self):
+        pass
+
+
+class AsyncMill:
+    async def execute(self, my_graph):
+        pass
+
+
 class Nothing:
     """Offers nothing that the kit knows."""
 
@@ -262,6 +319,31 @@ def test_what_the_kit_holds_already_is_told(flowcheck: Any) -> None:
     assert "the kit holds tenacity already: pytest --flowcheck --flowcheck-subject=tenacity " in done.out
 
 
+@pytest.mark.usefixtures("here", "in_process")
+@pytest.mark.parametrize(
+    ("target", "given", "asked"),
+    [
+        ("things.py:patiently", ["tries=policy.attempts", "wait=policy.backoff", "catch=policy.retry_on"], ["timeout"]),
+        ("things.py:Keeps", ["times=policy.attempts", "wait=policy.backoff", ")(body)()"], ["timeout"]),
+        ("things.py:again", ["attempts=policy.attempts"], ["timeout", "backoff", "retry_on"]),
+        ("things.py:deaf", ["times=policy.attempts - 1", "delay=0"], ["timeout", "backoff", "retry_on"]),
+    ],
+)
+def test_a_policy_is_told_or_refused(flowcheck: Any, target: str, given: list[str], asked: list[str]) -> None:
+    """Each field of a policy is given to the thing, and was seen to be heeded, or can't be expressed: none is dropped."""
+    done = flowcheck("init", target, "--facet=retry", "--out=mine.py")
+    assert "retry      yes" in done.out, done.out + done.err
+    text = Path("mine.py").read_text()
+    assert [part for part in given if part not in text] == []
+    guarded = [line.split("policy.")[1].split()[0] for line in text.splitlines() if "if policy." in line]
+    assert guarded == asked
+    assert all("DECIDE" in line for line in text.splitlines() if "if policy." in line)
+    subject = loaded(done.out.split("--flowcheck-subject=")[1].split()[0])
+    assert verdict(subject, "RTY-01") is Verdict.PASS
+    expected = Verdict.NOT_TESTABLE if "backoff" in asked else Verdict.PASS
+    assert verdict(subject, "RTY-11") is expected
+
+
 # --- what does not is left to be decided ------------------------------------------------------------------------------------
 
 
@@ -287,6 +369,43 @@ def test_what_only_looks_like_it_is_no_draft(flowcheck: Any) -> None:
     done = flowcheck("init", "things.py:Backwards", "--no-try", "--out=mine.py")
     assert "a skeleton of store" in done.out
     assert "DECIDE, and then delete this" in Path("mine.py").read_text()
+
+
+@pytest.mark.usefixtures("here", "in_process")
+def test_what_was_tried_is_told_in_words(flowcheck: Any) -> None:
+    """A decorator of decorators made no attempt; a bound that is not kept is no bound."""
+    told = flowcheck("init", "things.py:Never", "--facet=retry").out
+    assert "calling it gave a function and made no attempt" in told
+    assert "told to run 1 at a time, it ran 2" in flowcheck("init", "things.py:greedy", "--facet=fanout").out
+
+
+@pytest.mark.usefixtures("here", "in_process")
+@pytest.mark.parametrize("name", ["Mill", "AsyncMill"])
+def test_what_runs_a_graph_is_an_engine(flowcheck: Any, name: str) -> None:
+    """`run(workflow)` gets flow's skeleton, whatever else it resembles."""
+    done = flowcheck("init", f"things.py:{name}")
+    assert "flow       perhaps: it runs something that is called as graphs are" in done.out
+    assert "a skeleton of flow" in done.out
+
+
+@pytest.mark.usefixtures("here", "in_process")
+def test_a_skeleton_is_not_guessed(flowcheck: Any) -> None:
+    """What is like nothing is asked about, and nothing is written."""
+    done = flowcheck("init", "things.py:Nothing")
+    assert done.status == 4
+    assert "for a skeleton choose --facet= retry, fanout, flow" in done.err
+    assert not Path("flowcheck_adapter.py").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_draft_names_a_version(flowcheck: Any, here: Path) -> None:
+    """A thing without a distribution has the version that its module says, or is unknown, for a person to decide."""
+    flowcheck("init", "things.py:Nothing", "--facet=retry")
+    assert loaded("flowcheck_adapter.py:MyNothing").version == "unknown"
+    (here / "dated.py").write_text(f'__version__ = "2.5"\n{THINGS}')
+    flowcheck("init", "dated.py:Nothing", "--facet=retry", "--out=of_dated.py")
+    assert "DECIDE: its version" in Path("of_dated.py").read_text()
+    assert loaded("of_dated.py:MyNothing").version == "2.5"
 
 
 def test_what_dies_or_hangs_costs_a_child(flowcheck: Any, here: Path) -> None:
@@ -352,8 +471,20 @@ def test_nothing_is_written_over(flowcheck: Any, here: Path) -> None:
     (here / "flowcheck_adapter.py").write_text("mine = True\n")
     assert "write over it by --force" in flowcheck("init", "things.py:Nothing").err
     assert (here / "flowcheck_adapter.py").read_text() == "mine = True\n"
-    assert flowcheck("init", "things.py:Nothing", "--force").status == 0
+    assert flowcheck("init", "things.py:Nothing", "--facet=retry", "--force").status == 0
     assert "class MyNothing" in (here / "flowcheck_adapter.py").read_text()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_untouched_draft_is_written_over(flowcheck: Any, here: Path) -> None:
+    """What `init` wrote it may replace, until somebody has changed a letter of it."""
+    assert flowcheck("init", "things.py:Nothing", "--facet=retry").status == 0
+    assert flowcheck("init", "things.py:Nothing", "--facet=flow").status == 0
+    written = here / "flowcheck_adapter.py"
+    assert "def flow(" in written.read_text()
+    written.write_text(written.read_text().replace("nothing", "something"))
+    assert "is there already" in flowcheck("init", "things.py:Nothing", "--facet=retry").err
+    assert "something" in written.read_text()
 
 
 @pytest.mark.usefixtures("in_process")

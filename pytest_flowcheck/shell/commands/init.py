@@ -25,6 +25,9 @@ PATIENCE: Final = 20.0
 
 ENDED: Final = "its process was given up"
 
+NAMED: Final = 3
+"""What it counts for that a thing is named as a facet's things are, where one of its words counts for 1."""
+
 FEW: Final = 4
 """So many of a module's names are tried, the likeliest first."""
 
@@ -44,10 +47,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Look, try, write, and say what to do next."""
     from pytest_flowcheck.errors import UsageError
-    from pytest_flowcheck.shell.drafting.writing import adapter_name, skeleton, source
+    from pytest_flowcheck.shell.drafting.writing import adapter_name, is_untouched, skeleton, source
     from pytest_flowcheck.shell.printing import say
 
-    if given.out.exists() and not given.force:
+    if given.out.exists() and not given.force and not is_untouched(_text(given.out)):
         raise UsageError(f"{given.out} is there already: name another file by --out, or write over it by --force")
     if given.out.suffix != ".py" or not given.out.parent.is_dir():
         raise UsageError(f"--out={given.out}: expected a .py file in a folder that exists")
@@ -88,6 +91,13 @@ def run(given: argparse.Namespace) -> int:
         ]
     )
     return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _ask(function: str, *asked: Any, about: str) -> dict[str, Any]:
@@ -192,11 +202,20 @@ def _draft(seen: Sight, facets: Sequence[str], *, trying: bool) -> tuple[list[Dr
                 failures.append(said)
                 if said.startswith(ENDED) and sum(each.startswith(ENDED) for each in failures) == 2:
                     break  # what dies or hangs twice does so however it is held
-            if failures and not any(draft.facet == facet for draft in kept):
-                why = f"perhaps: it looks like it, but no draft works: {failures[0]}"
+            if failures and why.startswith("no") and not any(draft.facet == facet for draft in kept):
+                why = f"perhaps: it looks like it, but no draft works: {_telling(failures)}"
+        if facet == "flow" and module.resembles(seen):
+            why = "perhaps: it runs something that is called as graphs are; a mapping must be written by hand"
         if not any(draft.facet == facet for draft in kept):
             lines.append(f"  {facet:10} {why}")
     return kept, lines
+
+
+def _telling(failures: Sequence[str]) -> str:
+    """The reason to give: of the likeliest draft, but for one that only shows that another was the right one."""
+    from pytest_flowcheck.shell.drafting.facets.retry import GAVE_A_FUNCTION
+
+    return next((said for said in failures if said != GAVE_A_FUNCTION), failures[0])
 
 
 def _try(seen: Sight, draft: Draft) -> tuple[Draft | None, str]:
@@ -220,11 +239,25 @@ def _try(seen: Sight, draft: Draft) -> tuple[Draft | None, str]:
 
 
 def _nearest(things: Sequence[Sight], facet: str | None) -> tuple[Sight, str]:
-    """What a skeleton is written of."""
+    """What a skeleton is written of: what was asked for, an engine's flow, what looked like it, or what is named like it.
+
+    Raises:
+        UsageError: it is like no facet more than like the others.
+    """
+    from pytest_flowcheck.errors import UsageError
+    from pytest_flowcheck.shell.drafting.facets import flow
+
     if facet is not None:
         return things[0], facet
-    ranked = [(_score(thing, each), thing, each) for thing in things for each in FACETS if each != "executor"]
-    _, thing, best = max(ranked, key=lambda entry: entry[0])
+    for thing in things:
+        if flow.resembles(thing):
+            return thing, "flow"
+    facets = [each for each in FACETS if each != "executor"]
+    ranked = [(_score(thing, each), thing, each) for thing in things for each in facets]
+    drafted = [entry for entry in ranked if any(True for _ in _drafts(entry[1], [entry[2]]))]
+    most, thing, best = max(drafted or ranked, key=lambda entry: entry[0])
+    if not drafted and (most < NAMED or sum(score == most for score, *_ in ranked) > 1):
+        raise UsageError(f"{things[0].target}: no draft works; for a skeleton choose --facet= {', '.join(facets)}")
     return thing, best
 
 
@@ -234,4 +267,4 @@ def _score(seen: Sight, facet: str) -> int:
     words = set(module.WORDS)
     own = {*seen.methods, *(parameter.name for parameter in seen.made_by.parameters)}
     named = any(word in seen.word.lower() for word in words if len(word) > 3)
-    return len(own & words) + 3 * named
+    return len(own & words) + NAMED * named

@@ -102,13 +102,26 @@ def opened(made: list[str], around: str, *, enters: bool, closes: str = "", aio:
         closes: the method that ends it, if it is none.
         aio: in a coroutine.
     """
+    return during(made, [f"yield {around}"], enters=enters, closes=closes, aio=aio)
+
+
+def during(made: list[str], use: Iterable[str], *, enters: bool, closes: str = "", aio: bool = False) -> list[str]:
+    """As `opened`, with any lines that use `thing`."""
     first, *rest = made
     if enters:
         word = "async with" if aio else "with"
         *middle, last = made
         lines = [f"{word} {first} as thing:"] if not rest else [f"{word} {middle[0]}", *middle[1:], f"{last} as thing:"]
-        return [*lines, f"{STEP}yield {around}"]
+        return [*lines, *_in(use)]
     lines = [f"thing = {first}", *rest]
     if not closes:
-        return [*lines, f"yield {around}"]
-    return [*lines, "try:", f"{STEP}yield {around}", "finally:", f"{STEP}{'await ' if aio else ''}thing.{closes}()"]
+        return [*lines, *use]
+    return [*lines, "try:", *_in(use), "finally:", f"{STEP}{'await ' if aio else ''}thing.{closes}()"]
+
+
+def can_not(asked: str, sentence: str, *, indent: int = 8) -> list[str]:
+    """What to say where `asked` holds and no way to tell the thing of it was found; it is for a person to find one."""
+    return [
+        f"if {asked}:  # DECIDE: is there a way to say it?",
+        *(STEP + line for line in call("raise Inexpressible(", [f'"{sentence}"'], indent=indent + 4)),
+    ]

@@ -84,6 +84,8 @@ class Sight:
     is_open_executor: bool = False
     adapter: bool = False
     distribution: str = ""
+    version: str = ""
+    """What its package says in `__version__`."""
     names: list[str] = field(default_factory=list[str])
     """Public names of the module that it lives in."""
     classes: list[str] = field(default_factory=list[str])
@@ -193,6 +195,7 @@ def _sight(target: str, where: str, attribute: str, module: Any, thing: Any) -> 
         is_open_executor=isinstance(thing, Executor),
         adapter=kind == "class" and isinstance(getattr(thing, "claims", None), Mapping),
         distribution=_distribution(home),
+        version=_version(sys.modules.get(home.partition(".")[0], module)),
         names=sorted(
             name for name in vars(sys.modules.get(home.partition(".")[0], module)) if not name.startswith("_")
         ),
@@ -220,6 +223,11 @@ def _distribution(module: str) -> str:
     if top in sys.stdlib_module_names or top == "__main__":
         return ""
     return next(iter(metadata.packages_distributions().get(top, ())), "")
+
+
+def _version(package: Any) -> str:
+    found = getattr(package, "__version__", "")
+    return found if isinstance(found, str) and found.isprintable() and '"' not in found and "\\" not in found else ""
 
 
 def _classes(module: Any) -> list[str]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import sys
 import tempfile
 import threading
+import time
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+MOMENT: Final = 0.02
+"""Seconds in which others that may run would have begun."""
 
 _SEEN: Final = contextvars.ContextVar("flowcheck_draft", default="not seen")
 
@@ -95,6 +101,29 @@ class Held:
 
         return Stuck(stuck), released.set
 
+    def counting(self) -> tuple[Body, Callable[[], int]]:
+        """A body of one item that takes a moment, and how many of them ran at once at most."""
+        lock = threading.Lock()
+        now, most = [0], [0]
+
+        def enter(by: int) -> None:
+            with lock:
+                now[0] += by
+                most[0] = max(most[0], now[0])
+
+        class Counting(Body):
+            async def aio(self, *_args: Any, **_kwargs: Any) -> Any:
+                enter(1)
+                await asyncio.sleep(MOMENT)  # noqa: TID251 - no rule: others get a moment to begin
+                enter(-1)
+
+        def counting(_item: object) -> None:
+            enter(1)
+            time.sleep(MOMENT)  # noqa: TID251 - as above
+            enter(-1)
+
+        return Counting(counting), lambda: most[0]
+
     def variable(self) -> str:
         """The value of the caller's context variable, as it is seen here."""
         return _SEEN.get()
@@ -118,6 +147,14 @@ def attempt(source: str, name: str, facet: str, timed: bool, path: list[str]) ->
     Returns:
         `works`, `says` (why not), and what was seen: `claims`, `declares`, `errors`, `notes`.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a way which does not work has never awaited
+        found = _attempted(source, name, facet, timed, path)
+        gc.collect()
+    return found
+
+
+def _attempted(source: str, name: str, facet: str, timed: bool, path: list[str]) -> dict[str, Any]:
     sys.path[:0] = path
     module = ModuleType("flowcheck_draft")
     sys.modules[module.__name__] = module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from importlib import import_module
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_flowcheck.shell.drafting.sight import Sight
+
+_UNTOUCHED: Final = "As it was drafted, `flowcheck init` may write over it: "
+"""Before the digest of all the rest, in a draft's docstring."""
 
 _CONTEXTLIB: Final = ("asynccontextmanager", "closing", "contextmanager")
 
@@ -65,11 +69,24 @@ def source(seen: Sight, drafts: Sequence[Draft], file: str) -> str:
         "To certify it:",
         "",
         *(f"    pytest --flowcheck --flowcheck-subject={file}:{own}" for own, *_ in classes),
+        "",
+        _UNTOUCHED,
         '"""',
         "",
         *_imports(seen, drafts, text),
     ]
-    return "\n".join([*head, *body]) + "\n"
+    whole = "\n".join([*head, *body]) + "\n"
+    return whole.replace(_UNTOUCHED, f"{_UNTOUCHED}{_digest(whole)}", 1)
+
+
+def is_untouched(text: str) -> bool:
+    """Whether this is a draft as it was written, so that nothing of anybody's is lost with it."""
+    found = re.search(rf"^{_UNTOUCHED}([0-9a-f]{{12}})$", text, re.MULTILINE)
+    return found is not None and _digest(text.replace(found[0], _UNTOUCHED, 1)) == found[1]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _renamed(draft: Draft, lines: Iterable[str]) -> list[str]:
@@ -152,6 +169,9 @@ def _adapter(seen: Sight, name: str, label: str, drafts: Sequence[Draft], what: 
         lines.append(f'{STEP}requires = ("{seen.distribution}",)')
     elif seen.module.partition(".")[0] in sys.stdlib_module_names:
         lines.append(f"{STEP}version = platform.python_version()")
+    else:
+        lines += _in(comment("DECIDE: its version, as the card is to name it", indent=4))
+        lines.append(f'{STEP}version = "{seen.version or "unknown"}"')
     lines += _in(_claims(drafts))
     if chosen := {draft.facet: draft.declares for draft in drafts if draft.declares}:
         entries = [f"{_q(facet)}: {_mapping(choices)}" for facet, choices in chosen.items()]

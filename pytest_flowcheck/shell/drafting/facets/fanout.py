@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.shell.drafting import names
-from pytest_flowcheck.shell.drafting.draft import STEP, WIDTH, Draft, call, guard, method, opened, wrapped
+from pytest_flowcheck.shell.drafting.draft import (
+    STEP,
+    WIDTH,
+    Draft,
+    call,
+    can_not,
+    during,
+    guard,
+    method,
+    opened,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from pytest_flowcheck.shell.drafting.sight import Sight, Signature
@@ -81,11 +92,7 @@ def _draft(seen: Sight, found: Signature, results: str, *, aio: bool, going_on: 
             given.append(f"{parameter.name}=max_concurrency")
         elif parameter is goes_on and going_on:
             given.append(f"{parameter.name}={_GOES_ON[parameter.name]}")
-    halts = (
-        []
-        if going_on
-        else ["if continue_on_error:", '    raise Inexpressible("no way to go on after an error was found")']
-    )
+    halts = [] if going_on else can_not("continue_on_error", "no way to go on after an error was found")
     word = "await " if aio else ""
     head = f"{'async ' if aio else ''}def run(self, body, items, *, max_concurrency, continue_on_error=False)"
     if seen.kind == "function":
@@ -94,7 +101,13 @@ def _draft(seen: Sight, found: Signature, results: str, *, aio: bool, going_on: 
         return Draft("fanout", aio, wrapper, ["yield _Fanout()"], ASKED, names.imports(seen))
     made = names.thing(seen)
     if at_once is not None:
-        lines = call(f"results = {word}{made}({at_once.name}=max_concurrency).{found.name}(", given, indent=8)
+        enters, closes = seen.aenters if aio else seen.enters, names.closing(seen, aio=aio)
+        one = [f"{made}({at_once.name}=max_concurrency)"]
+        if enters or closes:
+            use = call(f"results = {word}thing.{found.name}(", given, indent=12)
+            lines = during(one, use, enters=enters, closes=closes, aio=aio)
+        else:
+            lines = call(f"results = {word}{one[0]}.{found.name}(", given, indent=8)
         wrapper = wrapped("_Fanout", [method(head, [*halts, *lines, *_outcomes(results)])], held=())
         return Draft("fanout", aio, wrapper, ["yield _Fanout()"], ASKED, names.imports(seen))
     lines = call(f"results = {word}self.thing.{found.name}(", given, indent=8)
@@ -118,7 +131,7 @@ def _outcomes(element: str) -> list[str]:
 
 
 async def check(held: Held) -> None:
-    """Three items; then one of them fails, without and with an order to go on."""
+    """Three items; no more of them at once than it was told; then one fails, without and with an order to go on."""
     from pytest_flowcheck.protocols import Failed, Inexpressible, Ok
 
     seen: list[str] = []
@@ -132,6 +145,10 @@ async def check(held: Held) -> None:
         held.expect([*given] == [Ok(60), Ok(30), Ok(20)], f"of 60, 30 and 20 it made {[*given]!r}")
         if seen == ["seen"] * 3:
             held.claims.add("context")
+        for bound in (1, 2):
+            body, most = held.counting()
+            await held.value(fanout.run(body, range(5), max_concurrency=bound))
+            held.expect(most() <= bound, f"told to run {bound} at a time, it ran {most()}")
         error = await held.error(fanout, "run", held.body(one), [1, 0, 3], max_concurrency=1)
         held.expect(error is not None, "an item's error was not raised")
         if isinstance(error, BaseExceptionGroup):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from pytest_flowcheck.shell.drafting import names
 from pytest_flowcheck.shell.drafting.draft import Draft, guard, method
 
 if TYPE_CHECKING:
-    from pytest_flowcheck.shell.drafting.sight import Sight
+    from pytest_flowcheck.shell.drafting.sight import Sight, Signature
     from pytest_flowcheck.shell.drafting.trying import Held
 
 LOOKS_FOR: Final = "a graph of nodes to run (run, execute, invoke), which needs a mapping written by hand"
 ASKED: Final = "*, max_workers=None"
-CALLS: Final = ("run", "execute", "invoke", "compute", "get")
+CALLS: Final = ("run", "execute", "invoke", "compute", "run_sync", "run_async", "arun", "run_workflow", "run_graph")
 NAMES: Final = ("flow", "engine", "graph", "dag", "workflow", "pipeline")
+GRAPHS: Final = ("workflow", "graph", "flow", "dag", "plan", "pipeline", "definition", "nodes", "tasks", "steps", "wf")
 SKELETON: Final = [
     method(
         "def run(self, graph, input=None)",
@@ -34,8 +36,20 @@ def drafts(seen: Sight, *, aio: bool) -> Iterator[Draft]:
 
 
 def resembles(seen: Sight) -> bool:
-    """Whether it is called as engines are, and runs something."""
-    return any(name in seen.word.lower() for name in NAMES) and any(name in seen.methods for name in CALLS)
+    """Whether it runs one thing that is called as graphs are; in either colour."""
+    runs = [seen.methods[name] for name in CALLS if name in seen.methods]
+    if seen.kind == "function" and seen.word in CALLS:
+        runs.append(seen.made_by)
+    return any(_takes_a_graph(found) for found in runs)
+
+
+def _takes_a_graph(found: Signature) -> bool:
+    """The graph comes first, and nothing else must be given; `my_workflow` counts, and a `Graph` by its annotation."""
+    first = next((p for p in found.parameters if not p.variadic), None)
+    if first is None or any(p is not first for p in found.required) or names.is_function(first):
+        return False
+    words = {first.name, first.name.rpartition("_")[2], first.annotation.rpartition(".")[2].lower()}
+    return bool(words & set(GRAPHS))
 
 
 async def check(held: Held) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.shell.drafting import names
-from pytest_flowcheck.shell.drafting.draft import Draft, call, guard, method, opened, wrapped
+from pytest_flowcheck.shell.drafting.draft import Draft, call, can_not, guard, method, opened, wrapped
 
 if TYPE_CHECKING:
     from pytest_flowcheck.shell.drafting.sight import Parameter, Sight, Signature
@@ -51,6 +51,8 @@ def drafts(seen: Sight, *, aio: bool) -> Iterator[Draft]:
         ]
         given = [f"{bound.name}=max_concurrent_runs", *(["**limit"] if limit is not None else [])]
         wait = [f'limit = {{}} if limit is None else {{"{limit.name}": limit}}'] if limit is not None else []
+        if limit is None:
+            wait = can_not("limit is not None", "no limit on shutting down was found")
         opening = opened(
             call(f"{names.thing(seen)}(", given, indent=8),
             "_Isolation(thing)",

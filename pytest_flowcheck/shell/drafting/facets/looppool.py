@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pytest_flowcheck.shell.drafting import names
-from pytest_flowcheck.shell.drafting.draft import Draft, call, guard, method, opened, wrapped
+from pytest_flowcheck.shell.drafting.draft import Draft, call, can_not, guard, method, opened, wrapped
 
 if TYPE_CHECKING:
     from pytest_flowcheck.shell.drafting.sight import Sight
@@ -54,6 +54,8 @@ def drafts(seen: Sight, *, aio: bool) -> Iterator[Draft]:
                 else []
             )
             made = call(f"{names.thing(seen)}(", [*arguments, *(["**limit"] if limit is not None else [])], indent=8)
+            wait += can_not("limit is not None", "no limit on stopping was found") if limit is None else []
+            wait += can_not("ttl is not None", "no time after which it is reaped was found") if ttl is None else []
             opening = opened(
                 made, "_Looppool(thing)", enters=seen.aenters if aio else seen.enters, closes=stop.name, aio=aio
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_flowcheck.shell.drafting import names
-from pytest_flowcheck.shell.drafting.draft import Draft, call, guard, method, opened, wrapped
+from pytest_flowcheck.shell.drafting.draft import Draft, call, can_not, guard, method, opened, wrapped
 
 if TYPE_CHECKING:
     from pytest_flowcheck.shell.drafting.sight import Sight
@@ -66,6 +66,10 @@ def drafts(seen: Sight, *, aio: bool) -> Iterator[Draft]:
             _dropped(seen),
         ]
         more = [] if capacity is None else [f'size = {{}} if capacity is None else {{"{capacity.name}": capacity}}']
+        if capacity is None:
+            more = can_not("capacity is not None", "no bound on what is held was found")
+        if limit is None:
+            more += can_not("limit is not None", "no limit on flush and close was found")
         arguments = [f"{sink.name}={given}" if sink.keyword and sink.sort == "KEYWORD_ONLY" else given]
         arguments += [f"{limit.name}=limit"] if limit is not None else []
         arguments += ["**size"] if capacity is not None else []
