@@ -327,7 +327,8 @@ def _adapter(spec: str, where: str, cls: Any) -> Subject:
 def _check_claims(spec: str, claimed: Any) -> dict[str, frozenset[str]]:
     """The claims, by facet, once they have the right shape."""
     if not isinstance(claimed, Mapping):
-        named: Any = next(iter(claimed), None) if isinstance(claimed, list | tuple | AbstractSet) else claimed
+        listed = [claimed] if not isinstance(claimed, list | tuple | AbstractSet) else [*cast("AbstractSet[Any]", claimed)]
+        named: Any = next(iter(listed), None)
         example = f"{{{named if isinstance(named, str) and named else 'flow'!r}: set()}}"
         raise UsageError(f"subject {spec!r}: claims is {claimed!r}; expected a mapping such as {example}")
     claims: dict[str, frozenset[str]] = {}
