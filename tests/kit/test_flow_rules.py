@@ -306,12 +306,16 @@ def test_a_scenario_reads_as_a_table() -> None:
 )
 def test_the_script_shows_the_same_without_pytest(rule: str, broken: Any, backend: str, tmp_path: Path) -> None:
     """The printed program fails on the broken engine, and on the sound one it ends well."""
-    finding = judged(rule, broken, backend)
-    assert finding.verdict is Verdict.VIOLATED, finding.message
-    text = str(finding.evidence["script"])
+    for _ in range(3):  # on a busy machine a race may shrink to a scenario that needs the kit's own hold on it
+        finding = judged(rule, broken, backend)
+        assert finding.verdict is Verdict.VIOLATED, finding.message
+        text = str(finding.evidence["script"])
+        if shows(text, tmp_path):
+            break
+    else:
+        pytest.fail(f"the program shows nothing:\n{text}")
     assert "pytest" not in text.replace("pytest_flowcheck.protocols", "")
     sound = _sound.SoundAsync if issubclass(broken, _sound.SoundAsync) else _sound.Sound
-    assert shows(text, tmp_path)
     other = f"from {sound.__module__} import {sound.__name__}\n\nsubject = {sound.__name__}()"
     assert ran(text.replace(loaded(broken).source, other), tmp_path) == 0
 
