@@ -227,7 +227,7 @@ def test_the_example_that_fails_keeps_its_own_history() -> None:
     """Of a property, the events are those of the failing example, not of whichever ran last."""
     evidence = of_rule("EXE-03", OneTooMany)
     assert kinds(evidence, "task 1")[-1] == "started"
-    assert evidence["example"].startswith("1 workers")
+    assert "1 workers" in evidence["example"]
 
 
 def test_a_race_shows_the_line() -> None:
