@@ -36,7 +36,8 @@ def written(folder: Path, version: str, **verdicts: Verdict) -> None:
     found = {id_: Finding(id_, Verdict.PASS, rule.level) for id_, rule in FANOUT.items()}
     for name, verdict in verdicts.items():
         rule = FANOUT[name.replace("_", "-")]
-        message = f"{rule.id} {rule.sentence}\n\nWhat it did:   item(2) | <b>started</b>\ntwice\n\nExpected:      once"
+        did = "item(2) | <b>started</b>\ntwice at /home/me/lib/python3.11/pool.py:7"
+        message = f"{rule.id} {rule.sentence}\n\nWhat it did:   {did}\n\nExpected:      once"
         found[rule.id] = Finding(rule.id, verdict, rule.level, message=message)
     subject = {"name": "fan", "version": version, "spec": "m:Fan", "asked": "fan", "label": "fan", "backend": "asyncio"}
     certificate = document.build(
@@ -63,7 +64,7 @@ def test_a_column_for_each_certificate(compatibility: Any, tmp_path: Path) -> No
     assert "| FAN-02 | ? | **VIOLATED** |" in page
     assert "| FAN-03 | ok |  |" in page
     assert "| FAN-05 | **HUNG** | ok |" in page
-    assert "- FAN-02 VIOLATED: item(2) \\| \\<b\\>started\\</b\\> twice" in page
+    assert "- FAN-02 VIOLATED: item(2) \\| \\<b\\>started\\</b\\> twice at pool.py:7" in page
     assert "## fanout" in page
     assert "## retry" not in page
 
