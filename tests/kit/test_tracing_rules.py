@@ -108,6 +108,25 @@ class OneByOne(_sound.OnLoops):
             super().emit(event)
 
 
+class Gathers(_sound.Plain):
+    """An event waits for another one, or for who flushes what was emitted before: what the sink emits shares a call with the next."""
+
+    class Tracer(_sound.Counting):
+        wanted = 0  # so many are to be through
+
+        def take(self) -> list[Any]:
+            with self.changed:
+                self.changed.wait_for(lambda: len(self.events) > 1 or self.done < self.wanted or self.closed)
+                return [self.events.popleft() for _ in range(min(len(self.events), self.batch))]
+
+        def flush(self) -> Any:
+            with self.changed:
+                if threading.current_thread() is not self.thread:
+                    self.wanted = self.accepted
+                    self.changed.notify_all()
+            return super().flush()
+
+
 SOUND: list[tuple[type[Any], str]] = [
     (_sound.Sound, "asyncio"),
     (_sound.SoundListener, "asyncio"),
@@ -118,6 +137,7 @@ SOUND: list[tuple[type[Any], str]] = [
     (Retries, "asyncio"),
     (DropsTheOldest, "asyncio"),
     (OneByOne, "asyncio"),
+    (Gathers, "asyncio"),
 ]
 
 

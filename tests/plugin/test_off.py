@@ -34,22 +34,27 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_its_own_import_takes_milliseconds(tmp_path: Path) -> None:
-    """Importing the plugin over pytest, by the interpreter's own account: at most 5 ms."""
-    seen: list[int] = []
-    while not seen or (min(seen) > 5000 and len(seen) < 20):  # a busy machine may need a few tries
+def test_its_own_import_is_little_beside_pytests(tmp_path: Path) -> None:
+    """Importing the plugin, by the interpreter's own account: at most a twenty-fifth of what pytest itself takes."""
+    seen: list[float] = []
+    while not seen or (min(seen) > 0.04 and len(seen) < 20):  # a busy machine may need a few tries
         seen.append(_import_time(tmp_path))
-    assert min(seen) <= 5000, f"{seen} us"
+    assert min(seen) <= 0.04, seen
 
 
-def _import_time(folder: Path) -> int:
-    """Microseconds of all modules that `pytest_flowcheck.plugin` adds to pytest."""
+def _import_time(folder: Path) -> float:
+    """Of all modules that `pytest_flowcheck.plugin` adds to pytest, as a part of those of pytest, in one interpreter."""
     code = "import pytest, sys; sys.stderr.write('MARK\\n'); import pytest_flowcheck.plugin"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
-    lines = done.stderr.partition("MARK\n")[2].splitlines()
-    return sum(int(line.split(":")[1].split("|")[0]) for line in lines if line.startswith("import time:"))
+    theirs, _, ours = done.stderr.partition("MARK\n")
+    return _microseconds(ours) / _microseconds(theirs)
+
+
+def _microseconds(printed: str) -> int:
+    lines = printed.splitlines()
+    return sum(int(line.split(":")[1].split("|")[0]) for line in lines if line.startswith("import time:  "))
 
 
 def test_rules_are_known_without_hypothesis() -> None:
