@@ -410,7 +410,7 @@ class Lab:
             raise NotTestable(f"{told} can't be swept: {why}") from None
         self.probes_ran += swept.schedules
         if swept:
-            if needs is not None and not swept.races[0].key:
+            if needs is not None and swept.races[0].in_turn:
                 self.example = ""
                 raise Inconclusive(f"with no race at all, {swept.races[0].says}", because_of=needs)
             raise self._raced(swept.races[0], names, expected)
@@ -438,9 +438,11 @@ class Lab:
             expected=expected or "an outcome that the one before the other, or the other before the one, could have",
             proof="\n".join([PROVEN_STILL, *outcome.stuck])
             if outcome.stuck
+            else "no timing is in it: the one came after the other"
+            if race.in_turn
             else "no timing is in it: one thread was held at that line until the other was done, or blocked"
             if race.key
-            else "no timing is in it: the one came after the other",
+            else "no timing is in it: the one had begun, and was not over when the other began",
             hung=bool(outcome.stuck),
         )
         return self.judgement

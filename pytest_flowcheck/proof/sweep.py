@@ -61,6 +61,9 @@ _PAUSE: Final = 0.0001
 """Seconds between two looks: long enough for a thread that can run to run."""
 _SOON: Final = 0.01
 """Seconds in which what can come back mostly does; only then a proof is asked for."""
+_IN_TURN: Final = 1.0
+"""Seconds that an operation is given to come back before the other one begins, though it waits: with the next look of one that
+polls it may be done. Where it is not, they overlap, and the outcome says so."""
 _TRIES: Final = 3
 """How often a step of a thread of the subject is looked for: first of that very thread, then of any of them."""
 
@@ -100,7 +103,7 @@ class Outcome:
     stuck: tuple[str, ...] = ()
     """A proven deadlock: who waits for what, a line for each thread."""
     step: Step | None = None
-    """Where a thread was parked; None: nowhere, the one operation came after the other."""
+    """Where a thread was parked; None: nowhere, the one operation came after the other, or `beside` it."""
     place: str = ""
     """The same for people: "store.py, Store.save: `self.count = count + 1`"."""
     leader: Leader = "first"
@@ -108,11 +111,16 @@ class Outcome:
     source: tuple[tuple[int, str], ...] = ()
     """Lines of the source around the place, each with its number; `line` is that at which the thread was parked."""
     line: int = 0
+    beside: bool = False
+    """Nobody was parked, and the other operation began all the same before the leading one was over: that one waited."""
 
     def story(self, first: str = "first", rival: str = "rival") -> str:
         """The schedule in lines of text. The arguments are what the operations are called."""
         names, ends = {"first": first, "rival": rival}, {"first": self.first, "rival": self.rival}
         leader, other = self.leader, "rival" if self.leader == "first" else "first"
+        if self.beside:
+            ends_of = f"then {_told(names[leader], ends[leader])}\nand {_told(names[other], ends[other])}"
+            return "\n".join([f"{names[leader]} waited for something, and {names[other]} began\n{ends_of}", *self.stuck])
         if self.step is None:
             return f"{_told(names[leader], ends[leader])}\nthen {_told(names[other], ends[other])}"
         own = self.step.role.startswith("thread")
@@ -154,13 +162,19 @@ class Race:
             "line": outcome.line,
             "source": [list(row) for row in outcome.source],
             "blocked": outcome.blocked,
+            **({"beside": True} if outcome.beside else {}),
             "ends": {name: str(end) if end is not None else "never came back" for name, end in ends},
         }
 
     @property
     def key(self) -> str:
-        """For `replay`; "" where it goes wrong with one operation simply after the other."""
+        """For `replay`; "" where nobody was parked."""
         return str(self.outcome.step or "")
+
+    @property
+    def in_turn(self) -> bool:
+        """It goes wrong with one operation simply after the other."""
+        return self.outcome.step is None and not self.outcome.beside
 
     def __str__(self) -> str:
         return f"{self.says}\n{self.outcome.story()}"
@@ -636,6 +650,7 @@ class _Scene(Generic[W]):
             self._tell(f"{self._who()} is parked before {parking.place}")
             if self._step is not None and self._step.role != self._leader:
                 self._until(lambda: leader.end is not None, self._leader)
+        beside = self._step is None and not self._comes_back(leader)
         other.go(world)
         blocked = not self._until(lambda: other.end is not None, self._other)
         if self._held:
@@ -658,6 +673,7 @@ class _Scene(Generic[W]):
             self._leader,
             parking.source,
             parking.line,
+            beside,
         )
 
     def close(self) -> None:
@@ -698,6 +714,13 @@ class _Scene(Generic[W]):
                 return over()
             self._pause(_PAUSE)
         return True
+
+    def _comes_back(self, hand: _Hand) -> bool:
+        """By itself: it is given some time for that."""
+        until = monotonic() + _IN_TURN
+        while hand.end is None and monotonic() < until:
+            self._pause(_SOON)
+        return hand.end is not None
 
     def _finish(self) -> list[str] | None:
         """Until both operations are over: None; or until it is proven that they never will be."""

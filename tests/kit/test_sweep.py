@@ -754,6 +754,58 @@ def test_in_a_rule_what_goes_wrong_in_sequence_is_another_rules_matter() -> None
     assert found.value.proof == "no timing is in it: the one came after the other"
 
 
+class Polled:
+    """A run that looks again and again whether it may go on; there is one place for the input of all runs."""
+
+    def __init__(self) -> None:
+        self.input, self.looks, self.tick = 0, 0, threading.Event()
+
+    def run(self, number: int, looks: int) -> int:
+        self.input = number
+        for _ in range(looks):
+            self.tick.wait(0.03)
+        return self.input
+
+
+def test_who_polls_is_over_before_the_other_begins() -> None:
+    """What goes wrong where they overlap is not told as wrong with the one after the other."""
+
+    def own(_: Polled, outcome: Outcome) -> str | None:
+        ends = (outcome.first, outcome.rival)
+        wrong = [n for n, end in enumerate(ends, 1) if end is not None and end.value != n]
+        return f"run {wrong[0]} had another's input" if wrong else None
+
+    def run(number: int) -> Callable[[Polled], int]:
+        return lambda world: world.run(number, 4)
+
+    lab = a_lab()
+    with pytest.raises(Violated):
+        lab.sweep(Polled, run(1), run(2), code=[HERE], judge=own, names=("run 1", "run 2"), needs="EXE-01")
+    assert lab.example.startswith("run 1 was parked before test_sweep.py, ")
+
+
+def test_who_waits_for_the_other_is_beside_it() -> None:
+    """Then that is what is told, and no claim is made of the one after the other."""
+    lab = a_lab()
+
+    def wrong(_: Any, outcome: Outcome) -> str | None:
+        return "it gave something" if outcome.step is None else None
+
+    with pytest.raises(Violated) as caught:
+        lab.sweep(
+            queue.Queue[int],
+            lambda world: world.get(),
+            lambda world: world.put(1),
+            code=[queue],
+            judge=wrong,
+            names=("get()", "put()"),
+            needs="EXE-01",
+        )
+    assert caught.value.proof == "no timing is in it: the one had begun, and was not over when the other began"
+    assert lab.example == "get() waited for something, and put() began\nthen get() returned 1\nand put() returned None"
+    assert lab.exhibits["schedule"]["beside"] is True  # type: ignore[index]
+
+
 def test_in_a_rule_a_sweep_of_nothing_is_not_testable() -> None:
     def outside(world: Tally) -> None:
         with world.lock:  # whoever calls has locked before the first step that counts

@@ -436,8 +436,10 @@
     const who = told.parked ? `the subject's ${told.parked}, during ${told.leader},` : told.leader;
     const steps = told.key
       ? [`${who} was parked before ${told.place}`, told.blocked ? `meanwhile ${told.other} began, and was blocked` : `meanwhile ${told.other} ${told.ends[told.other]}`, `then ${told.leader} ${told.ends[told.leader]}`]
+      : told.beside
+      ? [`${told.leader} waited for something, and ${told.other} began`, `then ${told.leader} ${told.ends[told.leader]}`, `and ${told.other} ${told.ends[told.other]}`]
       : [`${told.leader} ${told.ends[told.leader]}`, `then ${told.other} ${told.ends[told.other]}`];
-    if (told.blocked) steps.push(`and ${told.other} ${told.ends[told.other]}`);
+    if (told.blocked && !told.beside) steps.push(`and ${told.other} ${told.ends[told.other]}`);
     return [told.source.length ? pre : null, node("ol", {}, ...steps.map((text) => node("li", { textContent: text }))), told.key ? node("p", {}, node("small", { textContent: `key: ${told.key}` })) : null].filter(Boolean);
   }
 

@@ -109,7 +109,7 @@ class Awaits(Generic[W]):
         other: Leader = "rival" if leader == "first" else "first"
         ends: dict[Leader, End] = {}
         begin, over = anyio.Event(), anyio.Event()
-        blocked = False
+        blocked = beside = False
 
         async def turns(event: anyio.Event) -> bool:
             for _ in range(_TURNS):
@@ -127,7 +127,9 @@ class Awaits(Generic[W]):
             begin.set()
 
         async def follow() -> None:
+            nonlocal beside
             await turns(begin)  # or else the leading one waits for what this one will do
+            beside = step is None and leader not in ends
             ends[other] = await _end_of(self._operations[other](world), scope)
             over.set()
 
@@ -147,7 +149,13 @@ class Awaits(Generic[W]):
             if step is not None and not held.reached:
                 return held.steps, None, None
             outcome = Outcome(
-                ends["first"], ends["rival"], blocked, step=step, place=held.place if step else "", leader=leader
+                ends["first"],
+                ends["rival"],
+                blocked,
+                step=step,
+                place=held.place if step else "",
+                leader=leader,
+                beside=beside,
             )
             says = await self._wrong(world, outcome)
         finally:
