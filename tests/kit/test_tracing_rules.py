@@ -109,7 +109,7 @@ class OneByOne(_sound.OnLoops):
 
 
 class Gathers(_sound.Plain):
-    """An event waits for another one, or for a flush of what was emitted before: what the sink emits shares a call with the next."""
+    """An event waits for another one, or a flush of what was emitted before: what the sink emits shares a call with the next."""
 
     class Tracer(_sound.Counting):
         wanted = 0  # so many are to be through
