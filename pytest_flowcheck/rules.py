@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from pytest_flowcheck.probes.lab import Lab
 
-REVISION: Final = "2026.1.dev"
-"""The set of rules that this kit judges by. Frozen as `2026.1` once all nine facets stand."""
+REVISION: Final = "2026.1"
+"""The set of rules that this kit judges by. It is frozen: which rules there are, their levels, capabilities and sentences stay as
+they are, and what is new comes with the next one. How a rule is judged may become sharper with every release of the kit."""
 
 Level = Literal["MUST", "SHOULD"]
 RuleFunction: TypeAlias = "Callable[[Lab], None]"
