@@ -124,7 +124,8 @@ def shell_page() -> str:
         module.arguments(parser)
         for action in parser._actions:  # noqa: SLF001 - argparse tells what was declared in no other way
             takes = "" if action.nargs == 0 else f"={action.metavar or action.dest.upper()}"
-            shown = f"{action.option_strings[-1]}{takes}" if action.option_strings else str(action.metavar)
+            several = " ..." if action.nargs in {"+", "*"} else ""
+            shown = f"{action.option_strings[-1]}{takes}" if action.option_strings else f"{action.metavar}{several}"
             lines.append(f"| `{shown}` | {(action.help or '').replace('%(default)s', str(action.default))} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

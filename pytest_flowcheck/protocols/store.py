@@ -67,7 +67,7 @@ class Live(Store, Protocol):
         ...
 
     def flush(self, run_id: str) -> AwaitableOrValue[None]:
-        """Save what is in memory: `load` gives all `put`s of some moment during this call, and none later."""
+        """Save what is in memory: `load` gives what was `put` up to some moment during this call, and nothing later."""
         ...
 
 

@@ -47,16 +47,21 @@ def declare(parser: pytest.Parser) -> None:
         "--flowcheck-report",
         metavar="DIR",
         default=None,
-        help="write DIR/<subject>/certificate.json. Implies --flowcheck",
+        help="write DIR/<subject>/certificate.json, and DIR/report.html. Implies --flowcheck",
     )
     add(
         "--flowcheck-selftest",
         action="store_true",
         default=False,
-        help="prove the kit itself: every broken engine must fail exactly the rules that it names",
+        help="prove the kit itself: every broken engine must fail exactly the rules that it names. Implies --flowcheck",
     )
     add("--flowcheck-explain", metavar="RULE", default=None, help="say what a rule asks and why, and exit")
-    add("--flowcheck-list", action="store_true", default=False, help="list rules and known subjects, and exit")
+    add(
+        "--flowcheck-list",
+        action="store_true",
+        default=False,
+        help="list rules, known subjects and broken engines, and exit",
+    )
     add(
         "--flowcheck-patience",
         type=float,
