@@ -72,7 +72,7 @@ def _fact(rule: dict[str, Any]) -> str:
 
 _FOREWORD = (
     "What released software keeps of the rules, certified {when} with pytest-flowcheck {kits} (rules {revisions}) on Linux, "
-    "through the [bundled adapters](../how-to/adapters.md). A release is judged as it came from its index; an adapter claims "
+    "through the [bundled adapters](bundled-adapters.md). A release is judged as it came from its index; an adapter claims "
     "only what it offers. `python tests/world.py` repeats all of it."
 )
 _LEGEND = (

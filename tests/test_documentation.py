@@ -19,7 +19,7 @@ PAGES = sorted(
     [
         ROOT / "README.md",
         *ROOT.glob("docs/tutorial/*.md"),
-        *ROOT.glob("docs/how-to/*.md"),
+        *ROOT.glob("docs/how-to/**/*.md"),
         *ROOT.glob("docs/explanation/found-in-*.md"),
     ]
 )
