@@ -28,6 +28,7 @@ from pytest_flowcheck.proof import procfs, syscalls
 from pytest_flowcheck.proof.harness import Harness
 from pytest_flowcheck.proof.observer import Observer
 from pytest_flowcheck.proof.sighting import State
+from pytest_flowcheck.proof.sweeping import reused
 from pytest_flowcheck.proof.sweeping.parking import Parking
 from pytest_flowcheck.proof.sweeping.rest import RESTLESS, Rest, tids
 from pytest_flowcheck.proof.sweeping.steps import Code, CodeSpec, Leader, Step, code_of
@@ -461,7 +462,8 @@ class Stage(Generic[W]):
             self._tracer = tracer(self.code, granularity, self._step)
             self._tracer.on()
             try:
-                yield
+                with reused.short_lived():
+                    yield
             finally:
                 self._tracer.off()
         finally:
@@ -522,6 +524,10 @@ class Stage(Generic[W]):
 
     def play(self, step: Step | None, leader: Leader, *, anyone: bool = False) -> _Played | None:
         """One schedule in a fresh world, judged. None: the step was not reached, so nothing was tried."""
+        with reused.kept_away():
+            return self._play(step, leader, anyone=anyone)
+
+    def _play(self, step: Step | None, leader: Leader, *, anyone: bool) -> _Played | None:
         assert self._tracer is not None
         collects = gc.isenabled()
         gc.disable()  # a collection runs finalisers in whichever thread it comes upon

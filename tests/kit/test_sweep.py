@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import _base as futures_base
 from concurrent.futures import thread as futures_thread
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from bystanders import fresh_harness
 
 from flowcheck_reference.broken.executor import shutdown, submit
 from flowcheck_reference.broken.flow import beside
+from flowcheck_reference.broken.store import logs
 from flowcheck_reference.executor import Executor
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
@@ -48,7 +50,7 @@ from pytest_flowcheck.proof.sweeping.rest import HOPELESS, RESTLESS, Rest
 from pytest_flowcheck.proof.sweeping.steps import Code
 from pytest_flowcheck.rules import rules_of
 from pytest_flowcheck.running.judge import judge as judged_by_kit
-from pytest_flowcheck.suites import executor, flow
+from pytest_flowcheck.suites import executor, flow, store
 
 HERE = sys.modules[__name__]
 MONITORING = sys.version_info >= (3, 12)
@@ -661,11 +663,12 @@ def test_rest_is_a_wait_in_which_nothing_moves() -> None:
 # --- in rules -------------------------------------------------------------------------------------------------------------
 
 
-RULES = {rule.id: rule for suite in (executor, flow) for rule in rules_of(suite)}
+RULES = {rule.id: rule for suite in (executor, flow, store) for rule in rules_of(suite)}
 
 
-def finding(rule: str, adapter: type[Any]) -> Finding:
+def finding(rule: str, adapter: type[Any], backend: str = "asyncio") -> Finding:
     subject = subjects.first_probe(subjects.load(f"{adapter.__module__}:{adapter.__qualname__}"))
+    subject = replace(subject, backend=backend)
     return judged_by_kit(RULES[rule], subject, fresh_harness(), patience=15.0, uncaught=[])
 
 
@@ -726,6 +729,14 @@ def test_sound_pools_are_swept_and_pass(rule: str, spec: str) -> None:
     found = judged_by_kit(RULES[rule], subjects.load(spec), fresh_harness(), patience=15.0, uncaught=[])
     assert found.verdict is Verdict.PASS, found.message
     assert "swept: parked at " in str(found.evidence["events"][-1]["probe"])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_threads_below_a_loop_are_parked(backend: str) -> None:
+    """Also where the loop library keeps its threads for the next call: with no more than the sweep the deadlock is found."""
+    found = finding("STO-19", logs.TwoLocksInTwoOrdersOnThreads, backend)
+    assert found.verdict is Verdict.HUNG, found.message
+    assert "was parked before logs.py, TwoLocksInTwoOrdersOnThreads" in found.message
 
 
 def a_lab() -> Lab:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
     from pytest_flowcheck.probes.lab import Lab
 
-TTLS = (0.02, 0.08, 0.32)
-"""Seconds. A machine that was too busy for the first is given the next; only what goes wrong with all of them is judged."""
+TTLS = (0.1, 0.3, 0.9)
+"""Seconds. A machine that was too busy for the first is given the next; only what goes wrong with all of them is judged. The first
+is many turns of a busy machine's scheduler, too: a loop that is kept from running for so long rings what it would never have rung."""
 
 
 SHORT = 0.006

@@ -166,6 +166,7 @@ def _whole_between_calls(lab: Lab) -> bool:
 
 def _read_between_calls(lab: Lab) -> None:
     """Loads in one process, while another is held after each system call of its save: a lock keeps them out, or they tell."""
+    held = HELD
     plans = {(fault.call, fault.occurrence): fault for fault in faults.plans(recorded(lab, BEFORE, SAVE))}
     scripts = Scripts(lab)
     with folder() as path, elsewhere(lab) as reader:
@@ -174,21 +175,27 @@ def _read_between_calls(lab: Lab) -> None:
             granted(saved, "save", "STO-01")
         argv = scripts.argv(requests(path, BEFORE[-1:], SAVE))
         for (name, occurrence), fault in plans.items():
-            held = f"{name}:delay_exit={HELD}:when={occurrence}"
-            saving = lab.call(
-                f"a save held after: {fault.where}",
-                lambda held=held: scripts.server.trace(argv, tampering=[held], from_begin=True),  # type: ignore[misc]
-            )
             loads: list[Answer] = []
-            while not saving.done or not loads:
-                loads += reader.visit(path, ("load", RUN))
-            saving.join()
-            for loaded in loads:
-                lab.check(
-                    loaded.is_a(Refused) or among(loaded, [OLD, NEW]),
-                    f"while another process saved, and was held for a moment after: {fault.where}, a load {loaded}",
-                    "the old state or the new one",
+            while len(loads) < MANY:
+                tampering = f"{name}:delay_exit={held}:when={occurrence}"
+                saving = lab.call(
+                    f"a save held after: {fault.where}",
+                    lambda how=tampering: scripts.server.trace(argv, tampering=[how], from_begin=True),  # type: ignore[misc]
                 )
+                loads = []
+                while not saving.done or not loads:
+                    loads += reader.visit(path, ("load", RUN))
+                saving.join()
+                for loaded in loads:
+                    lab.check(
+                        loaded.is_a(Refused) or among(loaded, [OLD, NEW]),
+                        f"while another process saved, and was held for a moment after: {fault.where}, a load {loaded}",
+                        "the old state or the new one",
+                    )
+                if held >= 16 * HELD:
+                    break
+                if len(loads) < MANY:
+                    held *= 2
 
 
 def _read_while_saving(lab: Lab) -> None:
@@ -216,7 +223,10 @@ def _read_while_saving(lab: Lab) -> None:
 
 
 HELD = 100_000
-"""Microseconds for which a saver is held after a system call: many loads."""
+"""Microseconds for which a saver is held after a system call: several loads. Twice as long where loads take long."""
+
+MANY = 12
+"""So many loads beside a save, one of which was held: then some came while it was."""
 
 
 # --- STO-03 -------------------------------------------------------------------------------------------------------------

@@ -387,9 +387,9 @@ def saves_and_appends_never_deadlock(lab: Lab) -> None:
         limit=200,  # every place, for one of them may be between two locks
     )
     asks: dict[str, list[Ask]] = {
-        "saver": [("save", RUN, state(n, 50)) for n in range(lab.repeated(30))],
-        "writer": [("append", RUN, n) for n in range(lab.repeated(30))],
-        "both": [ask for n in range(lab.repeated(20)) for ask in (("append", "another", n), ("save", RUN, state(n)))],
+        "saver": [("save", RUN, state(n, 50)) for n in range(lab.repeated(15))],
+        "writer": [("append", RUN, n) for n in range(lab.repeated(15))],
+        "both": [ask for n in range(lab.repeated(10)) for ask in (("append", "another", n), ("save", RUN, state(n)))],
     }
     for processes in (False, True) if lab.claims("processes") else (False,):
         # threads first: where the loops of other processes wait, that they wait for nothing else can't always be proven
