@@ -74,13 +74,17 @@ def badges(
     claimed = {name: facet for name, facet in certificate["facets"].items() if facet["status"] != "not-claimed"}
     safe = document.folder_names(claimed)  # a stranger's facet may be called `../../x`
     made = {
-        f"badge-{safe[name]}": _badge(name, certificate["revision"], facet["status"], facet, stale, partial=name in not_run)
+        f"badge-{safe[name]}": _badge(
+            name, certificate["revision"], facet["status"], facet, stale, partial=name in not_run
+        )
         for name, facet in sorted(claimed.items())
     }
     if len(claimed) == 1:
         return {"badge": next(iter(made.values()))}
     statuses = {facet["status"] for facet in claimed.values()}
-    worst = next((status for status in ("failed", "with-expected-failures", "passed") if status in statuses), "nothing-judged")
+    worst = next(
+        (status for status in ("failed", "with-expected-failures", "passed") if status in statuses), "nothing-judged"
+    )
     score = {key: sum(facet[key] for facet in claimed.values()) for key in ("passed", "total")}
     label = f"{len(claimed)} facets" if claimed else "flowcheck"
     return {"badge": _badge(label, certificate["revision"], worst, score, stale, partial=bool(not_run)), **made}
