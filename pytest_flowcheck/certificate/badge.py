@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_flowcheck.certificate import document
 from pytest_flowcheck.certificate.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -71,24 +72,47 @@ def badges(
         stale = f" {_DOT} of {certificate['subject']['version']}"
     not_run = {rule["facet"] for rule in certificate["rules"] if rule["verdict"] == Verdict.NOT_RUN.value}
     claimed = {name: facet for name, facet in certificate["facets"].items() if facet["status"] != "not-claimed"}
+    safe = document.folder_names(claimed)  # a stranger's facet may be called `../../x`
     made = {
-        f"badge-{name}": _badge(name, certificate["revision"], facet["status"], facet, stale, partial=name in not_run)
+        f"badge-{safe[name]}": _badge(
+            name, certificate["revision"], facet["status"], facet, stale, partial=name in not_run
+        )
         for name, facet in sorted(claimed.items())
     }
     if len(claimed) == 1:
         return {"badge": next(iter(made.values()))}
     statuses = {facet["status"] for facet in claimed.values()}
-    worst = next((status for status in ("failed", "with-expected-failures", "passed") if status in statuses), "nothing-judged")
+    worst = next(
+        (status for status in ("failed", "with-expected-failures", "passed") if status in statuses), "nothing-judged"
+    )
     score = {key: sum(facet[key] for facet in claimed.values()) for key in ("passed", "total")}
     label = f"{len(claimed)} facets" if claimed else "flowcheck"
     return {"badge": _badge(label, certificate["revision"], worst, score, stale, partial=bool(not_run)), **made}
 
 
-def write(certificate: Mapping[str, Any], folder: Path) -> None:
-    """Write `badge.svg` and `badge.json` into the certificate's folder, and those of single facets."""
-    for name, badge in badges(certificate).items():
-        (folder / f"{name}.svg").write_text(badge.svg(), encoding="utf-8")
-        (folder / f"{name}.json").write_text(json.dumps(badge.endpoint(), ensure_ascii=False) + "\n", encoding="utf-8")
+def write(
+    certificate: Mapping[str, Any], folder: Path, *, version: str | None = None, revision: str | None = None
+) -> dict[Path, Badge]:
+    """Write `badge.svg` and `badge.json` into a folder, which is made if it isn't there, and those of single facets.
+
+    Args:
+        certificate: as `document.build` makes it.
+        folder: the certificate's, or another.
+        version: as of `badges`.
+        revision: as of `badges`.
+
+    Returns:
+        The pictures, by path. Each file is written whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[Path, Badge] = {}
+    for name, badge in badges(certificate, version=version, revision=revision).items():
+        written[document.write_whole(folder / f"{name}.svg", badge.svg())] = badge
+        document.write_whole(folder / f"{name}.json", json.dumps(badge.endpoint(), ensure_ascii=False) + "\n")
+    return written
 
 
 def _badge(label: str, revision: str, status: str, score: Mapping[str, int], stale: str, *, partial: bool) -> Badge:

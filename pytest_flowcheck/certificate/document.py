@@ -299,7 +299,9 @@ def _check_form(where: Path, document: dict[str, Any]) -> None:
     error = exceptions.best_match(validator.iter_errors(document))
     if error is not None:
         place = "/".join(map(str, error.absolute_path)) or "the document"
-        raise UsageError(f"{where}: not in the form of a certificate: {_short(f'{place}: {error.message}', plain=True)}")
+        raise UsageError(
+            f"{where}: not in the form of a certificate: {_short(f'{place}: {error.message}', plain=True)}"
+        )
 
 
 def _short(value: object, *, plain: bool = False, most: int = 160) -> str:

@@ -48,7 +48,7 @@ def _lanes(made: Picture) -> list[str]:
             for bar in bars:
                 _put(line, bar, columns)
             if made.gap[1]:
-                line.insert(made.gap[0], "~")
+                line[made.gap[0]] = "~"
             rows.append(
                 (lane.name if row == 0 else "", "".join(line), ", ".join(dict.fromkeys(bar.name for bar in bars)))
             )

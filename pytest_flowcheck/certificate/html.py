@@ -202,9 +202,13 @@ def _details(entry: Mapping[str, Any], asked: str, seed: int) -> dict[str, Any]:
 def table(example: str) -> dict[str, Any]:
     """An example as a table: the lines in columns (two blanks apart) below their heading, and the lines before them.
 
-    Without columns each line is a row: a step of the scenario.
+    Without columns each line is a row: a step of the scenario. Steps that are numbered lose their numbers, which the page
+    writes anew.
     """
     lines = [line.rstrip() for line in example.splitlines() if line.strip()]
+    begin = next((n for n, line in enumerate(lines) if line.strip().startswith("1. ")), len(lines))
+    if len(lines) > begin + 1 and all(re.match(r"\d+\. ", line.strip()) for line in lines[begin:]):
+        return {"before": lines[:begin], "head": [], "rows": [[line.partition(". ")[2]] for line in lines[begin:]]}
     split = [re.split(r"\s{2,}", line.strip()) for line in lines]
     head = next((n for n, cells in enumerate(split) if len(cells) > 1), len(lines))
     rows = split[head:]
@@ -260,7 +264,11 @@ def _summary(certificates: Sequence[Mapping[str, Any]]) -> str:
         (only,) = certificates
         return f"{only['subject']['label']} {only['subject']['version']}: {_verdict(only)}"
     words = [state(certificate)[0].lower() for certificate in certificates]
-    told = [word for word in ("passed", "known failures", "failed", "partial", "nothing judged", "kit error") if word in words]
+    told = [
+        word
+        for word in ("passed", "known failures", "failed", "partial", "nothing judged", "kit error")
+        if word in words
+    ]
     return f"{len(certificates)} subjects: {', '.join(f'{words.count(word)} {word}' for word in told)}"
 
 

@@ -1,6 +1,7 @@
 """Certificates and comparisons as GitHub-flavoured Markdown: for the summary of a CI job, or an issue.
 
-A certificate may come from anywhere, so all of its text is escaped: it can neither mark anything up nor mention anybody.
+A certificate may come from anywhere, so all of its text is escaped: it can neither link anything nor mention anybody, and
+marks up nothing but the code and the emphasis in a rule's own sentence.
 """
 
 from __future__ import annotations
@@ -28,6 +29,25 @@ def plain(text: object) -> str:
     """A text in one line in which nothing is marked up, linked or mentioned."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return _SPECIAL.sub(lambda match: f"&#{ord(match[1])};", line)
+
+
+_MARKED = re.compile(r"`([^`]+)`|(?<![\w*])\*([A-Za-z](?:[^*`]*[^*`\s])?)\*(?![\w*])")
+
+
+def marked(text: object) -> str:
+    """The same of a rule's sentence, with its `code` and its *emphasis* as such."""
+    line, made, end = str(text), "", 0
+    for found in _MARKED.finditer(line):
+        tag, inner = ("code", found[1]) if found[1] else ("em", found[2])
+        before = line[end : found.start()]
+        made += f"{_spaced(before)}<{tag}>{plain(inner)}</{tag}>"
+        end = found.end()
+    return (made + _spaced(line[end:])).strip()
+
+
+def _spaced(text: str) -> str:
+    """Plain, with the blanks at its ends, where something else stands beside it."""
+    return f"{' ' * text[:1].isspace()}{plain(text)}{' ' * text[-1:].isspace()}" if text.strip() else " " * bool(text)
 
 
 def summary(certificates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -72,7 +92,7 @@ def _failures(certificate: Mapping[str, Any]) -> Iterator[str]:
     yield "| rule | verdict | it asks | what it did |"
     yield "|---|---|---|---|"
     for rule in failed[:MOST_ROWS]:
-        yield f"| {rule['id']} | {rule['verdict']} | {plain(rule['sentence'])} | {plain(what_it_did(rule['message']))} |"
+        yield f"| {rule['id']} | {rule['verdict']} | {marked(rule['sentence'])} | {plain(what_it_did(rule['message']))} |"
     if len(failed) > MOST_ROWS:
         yield f"| | | and {len(failed) - MOST_ROWS} more | |"
     yield ""
@@ -104,7 +124,7 @@ def comparison(found: Comparison) -> Iterator[str]:
         yield "| rule | before | now | it asks |"
         yield "|---|---|---|---|"
         for line in lines[:MOST_ROWS]:
-            yield f"| {line.rule} ({line.level}) | {line.before} | {line.after} | {plain(line.sentence)} |"
+            yield f"| {line.rule} ({line.level}) | {line.before} | {line.after} | {marked(line.sentence)} |"
         if len(lines) > MOST_ROWS:
             yield f"| and {len(lines) - MOST_ROWS} more | | | |"
         yield ""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pytest_flowcheck.certificate.timeline import entries
+
+_NAMELESS: Final = re.compile(r"(pending|running) future \d+")
+_SAYS: Final = {
+    "pending": "not done; nobody is seen to work on {}",
+    "running": "a worker has taken {}; which one can't be seen",
+}
+"""Of futures of the subject's own, which have no name: what is known, and what is not."""
 
 SHOWN: Final = 12
 """Waiting threads that are shown; those with arrows come first."""
@@ -68,14 +77,19 @@ def graph(evidence: Mapping[str, Any]) -> Graph | None:
         unnamed = f"process {tid}" if wait.get("pid") == tid else f"thread {tid}"
         made.nodes.append(Node(name or (unnamed if tid else line), line, tid))
     made.others = len(waits) - len(made.nodes)
+    awaited = Counter(str(on.get("name")) for wait in kept[:SHOWN] for on in _on(wait))
     for source, wait in enumerate(kept[:SHOWN]):
-        for on in _on(wait):
+        alone = [on for on in _on(wait) if awaited[str(on.get("name"))] == 1 and _leaf(on, by_name)]
+        merged = _merged(alone)
+        for on in [on for on in _on(wait) if not merged or on not in alone] + merged:
             thread = on.get("tid") or on.get("pid")  # a process is known by its first thread, which has its id
             name = str(on.get("name"))
             target = by_tid.get(thread, -1) if thread else by_name.get(name, -1)
             if target < 0 and not on.get("tid"):
-                target = by_name[name] = len(made.nodes)
-                made.nodes.append(Node(name))
+                target = len(made.nodes)
+                made.nodes.append(Node(name, _says(name)))
+                if on not in merged:  # another's three pending futures are not these
+                    by_name[name] = target
             if target >= 0:
                 made.edges.append(Edge(source, target, str(on.get("name", ""))))
     for edge in made.edges:
@@ -85,6 +99,29 @@ def graph(evidence: Mapping[str, Any]) -> Graph | None:
 
 def _on(wait: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries(wait.get("on"))
+
+
+def _leaf(on: Mapping[str, Any], known: Mapping[str, int]) -> bool:
+    """Whether it is a future without a name, of which no more is known."""
+    name = str(on.get("name"))
+    return not on.get("tid") and not on.get("pid") and name not in known and bool(_NAMELESS.fullmatch(name))
+
+
+def _merged(alone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that differ in nothing but their number, as one of each state: a loop may wait for dozens. None if it is one."""
+    states = Counter(str(on["name"]).partition(" ")[0] for on in alone)
+    if len(alone) < 2:
+        return []
+    return [{"name": f"{count} {state} futures" if count > 1 else f"{state} future"} for state, count in states.items()]
+
+
+def _says(name: str) -> str:
+    """What is known of a node that waits for nobody."""
+    words = name.split()
+    several = words[0].isdigit() if words else False
+    state = words[several] if len(words) > 1 else ""
+    nameless = state in _SAYS and words[several + 1 : several + 2] in (["future"], ["futures"])
+    return _SAYS[state].format("them" if several else "it") if nameless else ""
 
 
 def _leads(made: Graph, start: int, goal: int) -> bool:

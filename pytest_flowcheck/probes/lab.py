@@ -458,7 +458,9 @@ class Lab:
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
-    def check(self, holds: bool, facts: str, expected: str, *, absence: bool = False, leaked: bool = False) -> None:
+    def check(
+        self, holds: bool, facts: str, expected: str, *, absence: bool = False, leaked: bool = False, proof: str = ""
+    ) -> None:
         """The sentence holds here, or `Violated` says so.
 
         Args:
@@ -467,6 +469,7 @@ class Lab:
             expected: what was asked of it.
             absence: the finding is that something did *not* happen; without a proof that is INCONCLUSIVE.
             leaked: the finding is growth (verdict LEAKED).
+            proof: why nobody can say that it was an accident, where it is not that it stands in the history.
         """
         if holds:
             return
@@ -477,7 +480,7 @@ class Lab:
         proof = (
             PROVEN_STILL
             if absence
-            else "it is in the recorded history: what has happened can't be an accident of timing"
+            else proof or "it is in the recorded history: what has happened can't be an accident of timing"
         )
         raise self._violated(facts, expected=expected, proof=proof, leaked=leaked)
 

@@ -242,9 +242,9 @@ def _looked_up(frame: FrameType, dotted: str) -> Any:
 
 
 def _holds(frame: FrameType) -> tuple[int, ...]:
-    """Locks whose `with` block encloses a line at which a frame of this thread stands."""
+    """Locks whose `with` block encloses a line at which a frame of this thread stands, or one of a task of its loop."""
     held: list[int] = []
-    for at in _outwards(frame):
+    for at in [*_outwards(frame), *_suspended(frame)]:
         file = at.f_code.co_filename
         if file.startswith((_STDLIB, "<")) and "site-packages" not in file:
             continue
@@ -252,6 +252,18 @@ def _holds(frame: FrameType) -> tuple[int, ...]:
             if first <= (at.f_lineno or 0) <= last and isinstance(lock := _looked_up(at, name), _LOCKS):
                 held.append(id(lock))
     return tuple(held)
+
+
+def _suspended(frame: FrameType) -> Iterator[FrameType]:
+    """The frames of the tasks of the asyncio loop that this thread runs: what awaits under a thread's lock holds it."""
+    asyncio = sys.modules.get("asyncio")
+    for at in _outwards(frame):
+        if asyncio is not None and (Path(at.f_code.co_filename).stem, at.f_code.co_name) == (
+            "base_events",
+            "run_forever",
+        ):
+            for task in asyncio.all_tasks(_self(at)):
+                yield from _awaited(task.get_coro())
 
 
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
@@ -350,13 +362,7 @@ def _trio_loop(runner: Any) -> str:
 
 def _awaits(coroutine: Any) -> str:
     """Where it waits: the innermost frame of the user's along the awaits; else the outermost of all."""
-    frames: list[FrameType] = []
-    while coroutine is not None:
-        kind = "cr" if hasattr(coroutine, "cr_frame") else "gi" if hasattr(coroutine, "gi_frame") else "ag"
-        frame = getattr(coroutine, f"{kind}_frame", None)
-        if frame is not None:
-            frames.append(frame)
-        coroutine = getattr(coroutine, f"{kind}_{'yieldfrom' if kind == 'gi' else 'await'}", None)
+    frames = list(_awaited(coroutine))
     if not frames:
         return ""
     files = [at.f_code.co_filename for at in frames]
@@ -367,6 +373,16 @@ def _awaits(coroutine: Any) -> str:
     ]
     at = (users or frames[:1])[-1]
     return f" at {_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
+
+
+def _awaited(coroutine: Any) -> Iterator[FrameType]:
+    """The frames along the awaits of a coroutine that is suspended, the outermost first."""
+    while coroutine is not None:
+        kind = "cr" if hasattr(coroutine, "cr_frame") else "gi" if hasattr(coroutine, "gi_frame") else "ag"
+        frame = getattr(coroutine, f"{kind}_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, f"{kind}_{'yieldfrom' if kind == 'gi' else 'await'}", None)
 
 
 _HELPERS = {

@@ -106,7 +106,9 @@ def _waits(lab: Lab, waiting: Sequence[Waiting], told: Sequence[Event]) -> list[
                 on.append({"tid": holder.tid, "name": target.name} if holder and holds else {"name": target.name})
             else:
                 known = tasks.get(target.id) or target.name
-                name = known or unknown.setdefault(target.id, f"pending future {len(unknown) + 1}")
+                name = known or unknown.setdefault(
+                    target.id, f"{'running' if target.state == 'running' else 'pending'} future {len(unknown) + 1}"
+                )
                 runner = runs.get(name)
                 if runner is not None:
                     on.append({"tid": runner, "name": name})

@@ -13,6 +13,7 @@ import pytest
 from bystanders import fresh_harness
 from test_judge import judged, rule, subject, use
 
+from flowcheck_reference.broken.client.beside import AwaitsUnderAThreadLock
 from flowcheck_reference.broken.executor.workers import OneTooMany
 from flowcheck_reference.broken.looppool.racing import PostedTooLate
 from flowcheck_reference.broken.store.crashes import ReplacesWithoutSync
@@ -195,6 +196,26 @@ def test_two_locks_in_two_orders() -> None:
         thread.join()
 
 
+def test_a_task_that_awaits_under_a_threads_lock_holds_it() -> None:
+    """No frame of its loop's thread shows that: the task is suspended, and it is the thread that the other one waits for."""
+    evidence = of_rule("CLI-04", AwaitsUnderAThreadLock)
+    waits = graph(evidence)
+    assert waits is not None
+    (held,) = [edge for edge in waits.edges if edge.name == "self.making"]
+    assert "with self.making" in waits.nodes[held.source].says
+    assert "task 'get on loop 1'" in waits.nodes[held.target].says
+
+
+@pytest.mark.parametrize(("state", "name"), [("pending", "pending future 1"), ("running", "running future 1")])
+def test_a_future_without_a_name_is_named_by_its_state(state: str, name: str) -> None:
+    """One that a worker of the subject's has taken is not told to be pending."""
+    lab = Lab(subject())
+    found = Violated("f", expected="e", proof="p")
+    found.waiting = (Waiting(1, 9, "caller", "it waits", (On("future", 77, "", state),)),)
+    entries: Any = evidence_of(rule(use), lab, found, None)["waits"]
+    assert entries[0]["on"] == [{"name": name}]
+
+
 def test_an_rlock_names_its_owner() -> None:
     """It says itself who holds it."""
     harness = fresh_harness()
@@ -243,8 +264,10 @@ def test_a_race_shows_the_line() -> None:
 @pytest.mark.skipif(strace.missing() is not None, reason="strace traces the save")
 def test_a_crash_shows_what_it_left() -> None:
     """The operations so far, what was lost, and the files that the load found."""
-    crash = of_rule("STO-05", ReplacesWithoutSync)["crash"]
+    found = of_rule("STO-05", ReplacesWithoutSync)
+    crash = found["crash"]
     assert crash["model"] == "power"
+    assert "of what is not yet synced, a disk may hold any part" in found["story"]["proof"]
     assert crash["story"][0].startswith("1. ")
     assert any("power lost" in line for line in crash["story"])
     assert {Path(file["path"]).suffix for file in crash["files"]} >= {".json"}

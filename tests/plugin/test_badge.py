@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from sample_certificates import certificate
 
-from pytest_flowcheck.certificate import badge, document
+from pytest_flowcheck.certificate import badge
 from pytest_flowcheck.certificate.badge import badges
 from pytest_flowcheck.certificate.verdicts import Verdict
 from pytest_flowcheck.rules import bundled_rules
@@ -78,16 +77,3 @@ def test_the_files(tmp_path: Path) -> None:
     assert tree.get("aria-label") == f"executor: {LARGE}"
     odd = ElementTree.fromstring(badge.Badge('<b>&"', "]]>", "red").svg())
     assert odd.get("aria-label") == '<b>&": ]]>'
-
-
-def test_the_page_that_says_how_to_make_a_badge_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its snippet makes a badge grey once the subject has another version."""
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "read-a-report.md"
-    if not page.exists():
-        pytest.skip("needs the source tree, not only the installed package")
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    folder = tmp_path / "certificates" / "it"
-    document.write(certificate("it", {}, rules=EXECUTOR), folder)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(page), "exec"), {})
-    assert "of 1.0" in (folder / "badge.svg").read_text()

@@ -144,11 +144,13 @@ def test_what_was_found_first_of_an_unstable_rule() -> None:
     [
         ("1 worker(s)\nstep  operation\n   0  submit", (["1 worker(s)"], ["step", "operation"], [["0", "submit"]])),
         ("save('a')\nload('a')", ([], [], [["save('a')"], ["load('a')"]])),
+        ("TTL 0\n 1. acquire\n 2. stop", (["TTL 0"], [], [["acquire"], ["stop"]])),
+        ("1. acquire\nthen stop", ([], [], [["1. acquire"], ["then stop"]])),
         ("2 workers, 3 tasks", ([], [], [["2 workers, 3 tasks"]])),
         ("a  b\nc  d  e", ([], [], [["a  b"], ["c  d  e"]])),
         ("", ([], [], [])),
     ],
-    ids=["columns", "steps", "one line", "ragged", "empty"],
+    ids=["columns", "steps", "numbered", "not all numbered", "one line", "ragged", "empty"],
 )  # fmt: skip
 def test_an_example_is_a_table(text: str, expected: tuple[list[str], list[str], list[list[str]]]) -> None:
     """Columns are two blanks apart; without them each line is a row."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_certificates import DEADLOCK, RETRY, certificate, every_kind
+from sample_certificates import DEADLOCK, RETRY, certificate, event, every_kind
 from test_report import EVIL, hostile
 
 from pytest_flowcheck.certificate import html
@@ -228,6 +228,50 @@ def test_each_kind_of_evidence(opened: Callable[..., Page]) -> None:
     page.find("#after").click()
     assert page.find(".parked").text.strip() == "\N{BLACK RIGHT-POINTING TRIANGLE}    21      loop = self.loop"
     assert "meanwhile stop() returned None" in page.told()
+
+
+def test_marks_of_a_text_are_shown_as_such(opened: Callable[..., Page]) -> None:
+    """Code and emphasis of a rule's author, in the matrix and in the details; a subject's asterisks are what they are."""
+    (found,) = every_kind()[1:2]
+    rule = next(rule for rule in found["rules"] if rule["id"] == "EXE-03")
+    rule["sentence"] = "A *first* word, `a*b*c`, <b>f(*args, **more)</b>."
+    rule["evidence"] = {
+        "story": {"facts": "*it* ran `f`", "expected": "*two*", "proof": "*re*-run", "cause": "`x = *y*`"}
+    }
+    page = opened([found], "#broken/EXE-03")
+    for place in ("#told", "#matrix"):
+        html_of, title = page.run(
+            "const all = [...document.querySelectorAll(`${arguments[0]} .sentence`)];"
+            "const it = all.find(e => e.textContent.startsWith('A first'));"
+            "return [it.innerHTML, it.title]",
+            place,
+        )
+        assert html_of == "A <em>first</em> word, <code>a*b*c</code>, &lt;b&gt;f(*args, **more)&lt;/b&gt;."
+        assert title == ("A first word, a*b*c, <b>f(*args, **more)</b>." if place == "#matrix" else "")
+    shown = [p.get_attribute("innerHTML") for p in page.all("#told section > p")]
+    assert shown == ["*it* ran <code>f</code>", "<em>two</em>", "<em>re</em>-run", "<code>x = *y*</code>"]
+
+
+def test_a_wide_timeline_keeps_the_names_of_its_lanes(opened: Callable[..., Page]) -> None:
+    """They move along when it is scrolled; what is left out is one column, and its number leads on to the right one."""
+    events = [event(n, kind, f"task {n}", 11, "pool-0") for n in range(80) for kind in ("started", "ended")]
+    (found,) = every_kind()[1:2]
+    next(rule for rule in found["rules"] if rule["id"] == "EXE-03")["evidence"] = {"events": events}
+    page = opened([found], "#broken/EXE-03")
+    scroll = "document.querySelector('#told .scroll[aria-label=Timeline]')"
+    at = page.driver.execute_async_script(
+        f"const done = arguments[0], scroll = {scroll};"
+        "const name = [...scroll.querySelectorAll('text')].find(e => e.textContent === 'thread pool-0');"
+        "scroll.addEventListener('scroll', () => done([Number(name.getAttribute('x')), scroll.scrollLeft]));"
+        "scroll.scrollLeft = 300"
+    )
+    assert at == [305, 300]
+    numbers = page.run(
+        f"return [...{scroll}.querySelectorAll('text.faint')].map(e => e.firstChild.nodeValue).filter(t => /^…?\\d/.test(t))"
+    )
+    assert numbers[:10] == [*map(str, range(1, 9)), "\N{HORIZONTAL ELLIPSIS}112\N{HORIZONTAL ELLIPSIS}", "121"]
+    assert "112 events are left out" in page.run("return document.querySelector('ol.order').textContent")
+    assert page.run("return document.querySelector('ol.order').lastChild.value") == 160
 
 
 def test_the_reproducer_is_copied(opened: Callable[..., Page]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flowcheck.certificate import digests, document
+from pytest_flowcheck.certificate import digests, document, markdown
 from pytest_flowcheck.rules import bundled_rules
 from pytest_flowcheck.running import catalogue
 
@@ -325,6 +325,19 @@ def test_markdown_holds_whatever_is_in_it(flowcheck: Any, written: Any) -> None:
             assert harmful not in text
         columns = {line.count("|") for line in text.splitlines() if line.startswith("| RTY")}
         assert columns == {5}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("Returns *results*, and `a|b`.", "Returns <em>results</em>, and <code>a&#124;b</code>."),
+        ("`<b>` *@me* *a* ", "<code>&#60;b&#62;</code> &#42;&#64;me&#42; <em>a</em>"),
+        ("f(*args, **more), 2*n*n, `a` b`", "f(&#42;args, &#42;&#42;more), 2&#42;n&#42;n, <code>a</code> b&#96;"),
+    ],
+)
+def test_a_sentence_has_code_and_emphasis(sentence: str, shown: str) -> None:
+    """As its author marked them; what stands within is escaped all the same, and asterisks of code are none."""
+    assert markdown.marked(sentence) == shown
 
 
 def test_the_summary_says_n_of_n(flowcheck: Any, written: Any) -> None:

@@ -52,10 +52,24 @@ def test_the_commands_of_the_page_on_certificates(
     assert ended == {
         "diff main": 1,
         "summary certificates": 0,
+        "badge certificates": 0,
         "verify certificates": 0,
         "explain RTY-03": 0,
         "replay certificates/it": 0,
     }
+
+
+def test_the_commands_of_the_page_on_reports(flowcheck: Any, written: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The badges that it shows: grey of another version, which the line says in its words."""
+    written("certificates/MyExecutor", label="MyExecutor")
+    monkeypatch.chdir(tmp_path)
+    matrix, here, told = shown("read-a-report.md")[-3:]
+    assert matrix[:2] == ["flowcheck", "matrix"]
+    assert flowcheck(*here[1:]).status == 0
+    done = flowcheck(*told[1:])
+    assert done.status == 0, done.err
+    assert done.out.startswith("badges/badge.svg: ")
+    assert done.out.endswith("\N{MIDDLE DOT} of 1.0 (lightgrey: it is 2.0 now)\n")
 
 
 def test_every_command_is_documented() -> None:

@@ -27,8 +27,11 @@
     return made;
   }
 
-  // `code` in sentences
-  const prose = (text) => text.split("`").map((part, place, parts) => (place % 2 && parts.length % 2 ? node("code", { textContent: part }) : part));
+  // `code` in texts of rules and of what happened; *emphasis* in what only a rule's author writes, since a subject's texts
+  // may hold asterisks. No look-behind: browsers that don't know it would not even read this script.
+  const prose = (text, plain = (part) => [part]) => text.split("`").flatMap((part, place, parts) => (place % 2 && parts.length % 2 ? [node("code", { textContent: part })] : plain(part)));
+  const stressed = (text) => text.split(/(^|[^\w*])\*([A-Za-z](?:[^*]*[^*\s])?)\*(?![\w*])/).map((part, place) => (place % 3 === 2 ? node("em", { textContent: part }) : part));
+  const authored = (text) => prose(text, stressed);
 
   const cellOf = (subject, rule) => subjects[subject].cells.substr(3 * rule, 3);
   function toneOf(cell) {
@@ -43,6 +46,7 @@
   // thousand cells would double the time to lay the table out.
   const table = node("table", { class: few ? "few" : "many", role: "grid", "aria-describedby": "keys" });
   table.append(node("caption", { class: "unseen", textContent: "Rules by subjects" }));
+  table.style.setProperty("--subjects", subjects.length);
   table.append(node("colgroup", {}, node("col", { class: "first" }), ...subjects.map(() => node("col", {}))));
   const head = node("tr", {}, node("th", { scope: "col", textContent: "rule" }));
   for (const subject of subjects) {
@@ -63,7 +67,9 @@
       bodies.set(facet, { body, rows: [], claimed: subjects.some((s) => (s.facets[facet] || ["not-claimed"])[0] !== "not-claimed") });
       table.append(body);
     }
-    const rule = node("th", { scope: "row" }, node("span", { class: "id", textContent: id }), node("span", { class: "sentence", title: sentence }, ...prose(sentence)));
+    const told = node("span", { class: "sentence" }, ...authored(sentence));
+    told.title = told.textContent;
+    const rule = node("th", { scope: "row" }, node("span", { class: "id", textContent: id }), told);
     for (const capability of capabilities) rule.append(node("span", { class: "tag", textContent: capability, title: "only for subjects that claim it" }));
     const row = node("tr", {}, rule);
     const cells = subjects.map((subject, column) => {
@@ -229,10 +235,13 @@
     return node("section", {}, node("h3", { textContent: title }), ...children);
   }
   const paragraph = (text, className = "") => node("p", { class: className }, ...prose(text));
+  const ruled = (text, className = "") => node("p", { class: className }, ...authored(text));
 
   function command(text, title) {
     const button = node("button", { type: "button", textContent: "Copy" });
-    const pre = node("pre", { class: title ? "" : "wrap", tabIndex: 0, textContent: text });
+    // a command breaks between its words, not at the hyphens of an option
+    const words = title ? [text] : text.split(/( )/).map((word) => (word === " " ? word : node("span", { class: "unbroken", textContent: word })));
+    const pre = node("pre", { class: title ? "" : "wrap", tabIndex: 0 }, ...words);
     button.setAttribute("aria-label", `Copy: ${title || "the reproducer"}`);
     button.addEventListener("click", async () => {
       try {
@@ -252,30 +261,30 @@
     const cell = cellOf(subject, number);
     const told = who.details[id] || {};
     const verdict = verdicts[cell[0]];
-    const title = [node("span", { class: `word ${toneOf(cell)}`, textContent: verdict.name }), ` ${id} on ${who.label} ${who.version}`];
+    const title = [node("span", { class: `word ${toneOf(cell)}`, textContent: toneOf(cell) === "soft" ? `SHOULD ${verdict.name}` : verdict.name }), ` ${id} on ${who.label} ${who.version}`];
     const facts = `${LEVELS[cell[1]]}, ${facet}${needs.length ? `, for subjects that claim ${needs.join(", ")}` : ""}; evidence: ${GRADES[cell[2]]}`;
     const story = told.story;
     const at = wrong.findIndex(([s, r]) => s === subject && r === number);
     shown = [subject, number];
     history.replaceState(null, "", `#${encodeURIComponent(who.label)}/${id}`);
     show(title, at >= 0 ? `${at + 1} of ${wrong.length} not kept` : "",
-      node("span", { class: "sentence" }, ...prose(sentence)),
+      node("span", { class: "sentence" }, ...authored(sentence)),
       node("p", {}, node("small", { textContent: facts })),
       story ? section("What it did", paragraph(story.facts, "facts")) : null,
       story || !reasons[who.why[number]] ? null : section("Why", paragraph(reasons[who.why[number]])),
       told.message ? section("What was found", node("pre", { class: "wrap", tabIndex: 0, textContent: told.message })) : null,
       !told.message && !story && !reasons[who.why[number]] ? paragraph(verdict.meaning) : null,
       told.because_of ? paragraph(`It lost its precondition to ${told.because_of}.`) : null,
-      told.picture ? section("What happened, in order", ...timeline(told.picture, told.waits)) : null,
-      told.notes ? section("What happened, in order", node("ol", { class: "order", tabIndex: 0 }, ...told.notes.map((text) => node("li", { textContent: text })))) : null,
       told.schedule ? section("The schedule", ...schedule(told.schedule)) : null,
       told.crash ? section(told.crash.model === "power" ? "The power loss" : "The kill", ...crash(told.crash)) : null,
+      told.picture ? section(told.schedule || told.crash ? "What happened around it" : "What happened, in order", ...timeline(told.picture, told.waits)) : null,
+      told.notes ? section(told.crash ? "How it was looked for" : "What happened, in order", node("ol", { class: "order", tabIndex: 0 }, ...told.notes.map((text) => node("li", {}, ...prose(text))))) : null,
       told.waits ? section("Who waits for whom", ...waiting(told.waits)) : null,
       told.example ? section("The smallest scenario", ...example(told.example)) : null,
-      story ? section("What was expected", paragraph(story.expected, "wanted")) : null,
-      story ? section("Why that is proof", paragraph(story.proof)) : null,
+      story ? section("What was expected", ruled(story.expected, "wanted")) : null,
+      story ? section("Why that is proof", ruled(story.proof)) : null,
       told.observed_because ? paragraph(`Only observed: ${told.observed_because}`) : null,
-      story ? section("What usually causes it", paragraph(story.cause)) : null,
+      story ? section("What usually causes it", ruled(story.cause)) : null,
       told.uncaught ? section("Errors that nobody caught", node("ul", {}, ...told.uncaught.map((text) => node("li", { textContent: text })))) : null,
       told.reproduce ? section("Reproduce", command(told.reproduce, "")) : null,
       told.script ? node("details", {}, node("summary", { textContent: "Without pytest" }), command(told.script, "the program")) : null,
@@ -288,9 +297,14 @@
 
   function timeline(picture, waits) {
     const count = picture.columns.length;
-    const step = count <= 14 ? 58 : count <= 28 ? 44 : 34;
     const [gap, hidden] = picture.gap;
-    const x = (column) => 8 + step * (column + (hidden && column >= gap ? 1 : 0));
+    const pids = new Set(picture.lanes.map((lane) => lane.pid).filter(Boolean));
+    const names = picture.lanes.map((lane) => laneName(lane, pids.size > 1));
+    // as wide as there is room for, so that names stand beside their bars; and never narrower than the name of a lane
+    const wanted = Math.min(Math.max(34, (room() - 110) / (count + 1)), 96);
+    const step = Math.max(wanted, (Math.max(...names.map((name) => 6 * name.length)) - 20) / count);
+    const x = (column) => 8 + step * column;
+    const event = (column) => column + (hidden && column > gap ? hidden : 1); // its number: the gap is one column
     const end = x(count);
     const tops = [];
     let height = TOP;
@@ -298,7 +312,7 @@
     // where on the picture a waiting thread is: at its last bar; or a task that no thread runs: at its own
     const level = (bar) => tops[bar.lane] + LANE + ROW * bar.row + 20;
     const place = ({ tid, name }) => {
-      const bars = picture.bars.filter((bar) => (tid ? picture.lanes[bar.lane].tid === tid && bar.over < 0 : bar.name === name && picture.lanes[bar.lane].kind === "queue"));
+      const bars = picture.bars.filter((bar) => (tid ? bar.tid === tid && bar.over < 0 : bar.name === name && picture.lanes[bar.lane].kind === "queue"));
       return bars.length ? level(bars[bars.length - 1]) : undefined;
     };
     const arrows = !waits ? [] : waits.edges
@@ -308,33 +322,44 @@
     const svg = drawn("svg", { width, height: height + 4, viewBox: `0 0 ${width} ${height + 4}`, role: "img" });
     svg.setAttribute("aria-label", `Timeline of ${picture.bars.length} tasks and calls on ${picture.lanes.length} threads; the list below says the same in words`);
 
-    picture.columns.forEach(([at, , kind], column) => {
+    picture.columns.forEach(([at, words, kind], column) => {
+      if (kind === "gap") {
+        svg.append(label(x(column) - 8, 10, `…${hidden}…`, "faint", `${hidden} events are left out here`));
+        return;
+      }
       svg.append(drawn("line", { class: "grid", x1: x(column), x2: x(column), y1: TOP - 4, y2: height }));
       if (kind === "note") svg.append(drawn("path", { class: "note", d: `M${x(column)} ${TOP - 8} l4 5 l-4 5 l-4 -5 z` }));
-      svg.append(label(x(column) - 3, 10, String(column + 1 + (hidden && column >= gap ? hidden : 0)), "faint", `${milliseconds(at)}: ${picture.columns[column][1]}`));
+      svg.append(label(x(column) - 3, 10, String(event(column)), "faint", `${milliseconds(at)}: ${words}`));
     });
-    if (hidden) svg.append(label(x(gap) - step + 2, TOP + 8, `… ${hidden} …`, "faint", `${hidden} events are left out here`));
 
-    const pids = new Set(picture.lanes.map((lane) => lane.pid).filter(Boolean));
-    picture.lanes.forEach((lane, number) => {
+    const titles = picture.lanes.map((lane, number) => {
       svg.append(drawn("rect", { class: "lane", x: 0, y: tops[number], width: end + 22, height: LANE + ROW * lane.rows, rx: 3 }));
-      const what = lane.kind === "queue" ? lane.name : `${lane.kind} ${lane.name}${pids.size > 1 && lane.pid ? ` · process ${lane.pid}` : ""}`;
-      svg.append(label(5, tops[number] + 11, what, "faint"));
+      return svg.appendChild(label(5, tops[number] + 11, names[number], "faint"));
     });
     for (const bar of picture.bars) bars(svg, bar, picture, x, end, tops[bar.lane] + LANE + ROW * bar.row, step);
     arrows.forEach((arrow, number) => {
       arc(svg, end + 22, arrow.source - 3, arrow.target + 3, 24 + 14 * number, arrow.circular, arrow.name);
     });
     const order = node("ol", { class: "order", tabIndex: 0 });
-    picture.columns.forEach(([at, words], column) => {
-      const value = column + 1 + (hidden && column >= gap ? hidden : 0);
-      order.append(node("li", { value }, node("time", { textContent: milliseconds(at) }), words));
+    picture.columns.forEach(([at, words, kind], column) => {
+      const value = event(column);
+      if (kind === "gap") order.append(node("li", { class: "left-out", textContent: `… ${hidden} events are left out here …` }));
+      else order.append(node("li", { value }, node("time", { textContent: milliseconds(at) }), ...prose(words)));
     });
     const scroll = node("div", { class: "scroll", tabIndex: 0, role: "group", "aria-label": "Timeline" }, svg);
-    return [scroll, key(), node("details", { open: count <= 14 }, node("summary", { textContent: "In words" }), order)];
+    scroll.addEventListener("scroll", () => titles.forEach((title) => title.setAttribute("x", 5 + scroll.scrollLeft)), { passive: true });
+    return [scroll, key(picture), node("details", { open: count <= 14 }, node("summary", { textContent: "In words" }), order)];
   }
 
-  const milliseconds = (seconds) => `${(1000 * seconds).toFixed(1)} ms`;
+  // the width that the details have for a picture, before they are laid out
+  const room = () => { const width = document.documentElement.clientWidth; return Math.max(280, Math.min(0.96 * width, 1024) - (width <= 640 ? 24 : 56)); };
+  const milliseconds = (seconds) => (seconds < 10 ? `${(1000 * seconds).toFixed(1)} ms` : `${seconds.toFixed(2)} s`);
+
+  function laneName(lane, several) {
+    if (lane.kind === "queue" || lane.kind === "process") return lane.name;
+    const name = lane.kind === "callers" ? "callers, each in a thread of its own" : lane.name.includes(lane.kind) ? lane.name : `${lane.kind} ${lane.name}`;
+    return cut(name, 60) + (several && lane.pid ? ` · process ${lane.pid}` : "");
+  }
 
   function label(x, y, text, className, title = "") {
     const made = drawn("text", { x, y, class: className });
@@ -367,9 +392,9 @@
     const beside = picture.bars.filter((other) => other !== bar && other.lane === bar.lane && other.row === bar.row)
       .map((other) => (other.submitted >= 0 ? x(other.submitted) : other.started >= 0 ? x(other.started) : Infinity))
       .filter((other) => other > begin);
-    const room = Math.floor((Math.min(...beside, svg.viewBox.baseVal.width) - begin) / 6);
+    const most = Math.floor((Math.min(...beside, svg.viewBox.baseVal.width) - begin) / 6);
     const full = bar.how && !["ended", "returned"].includes(bar.how) ? `${bar.name}: ${bar.how === "failed" || bar.how === "raised" ? bar.detail || bar.how : bar.how}` : bar.name;
-    group.append(label(begin, y + 11, full.length > room ? `${full.slice(0, Math.max(room - 1, 1))}…` : full, "", told.textContent));
+    group.append(label(begin, y + 11, full.length > most ? `${full.slice(0, Math.max(most - 1, 1))}…` : full, "", told.textContent));
     svg.append(group);
   }
 
@@ -383,35 +408,42 @@
     svg.append(tip);
   }
 
-  function key() {
+  // the signs that are in the picture
+  function key(picture) {
+    const some = (test) => picture.bars.some(test);
+    const ran = (bar) => bar.started >= 0 || bar.submitted < 0;
+    const good = (bar) => bar.how === "ended" || bar.how === "returned";
     const parts = [
-      ["queued", drawn("line", { class: "queued", x1: 0, x2: 22, y1: 6, y2: 6 })],
-      ["at its gate", drawn("rect", { class: "gate", x: 0, y: 1, width: 22, height: 10 })],
-      ["runs", drawn("rect", { class: "run", x: 0, y: 1, width: 22, height: 10 })],
-      ["a call into the subject", drawn("rect", { class: "call", x: 0, y: 1, width: 22, height: 10 })],
-      ["ended", drawn("line", { class: "mark", x1: 11, x2: 11, y1: 0, y2: 12 })],
-      ["failed, cancelled, timed out or lost", drawn("path", { class: "fail", d: "M6 1 l10 10 m0 -10 l-10 10" })],
-      ["something noted", drawn("path", { class: "note", d: "M11 1 l4 5 l-4 5 l-4 -5 z" })],
-      ["in flight still", drawn("path", { class: "tip", d: "M6 0 l10 6 l-10 6 z" })],
+      ["queued", some((bar) => bar.submitted >= 0), drawn("line", { class: "queued", x1: 0, x2: 22, y1: 6, y2: 6 })],
+      ["at its gate, which only the rule opens", some((bar) => bar.gated), drawn("rect", { class: "gate", x: 0, y: 1, width: 22, height: 10 })],
+      ["runs", some((bar) => !bar.call && ran(bar) && (!bar.gated || bar.released >= 0)), drawn("rect", { class: "run", x: 0, y: 1, width: 22, height: 10 })],
+      ["a call into the subject", some((bar) => bar.call), drawn("rect", { class: "call", x: 0, y: 1, width: 22, height: 10 })],
+      ["ended", some((bar) => bar.over >= 0 && good(bar)), drawn("line", { class: "mark", x1: 11, x2: 11, y1: 0, y2: 12 })],
+      ["failed, cancelled, timed out or lost", some((bar) => bar.over >= 0 && !good(bar)), drawn("path", { class: "fail", d: "M6 1 l10 10 m0 -10 l-10 10" })],
+      ["something noted, see below", picture.columns.some(([, , kind]) => kind === "note"), drawn("path", { class: "note", d: "M11 1 l4 5 l-4 5 l-4 -5 z" })],
+      ["not over at the end", some((bar) => bar.over < 0), drawn("path", { class: "tip", d: "M6 0 l10 6 l-10 6 z" })],
     ];
-    return node("div", { class: "key", "aria-hidden": "true" }, ...parts.map(([word, shape]) => node("span", {}, drawn("svg", { width: 22, height: 12 }, shape), word)));
+    return node("div", { class: "key", "aria-hidden": "true" }, ...parts.filter(([, there]) => there).map(([word, , shape]) => node("span", {}, drawn("svg", { width: 22, height: 12 }, shape), word)));
   }
 
   function waiting(graph) {
-    const box = 34, width = 520, wide = width + 60 + 14 * graph.edges.length;
+    const reach = 40 + 14 * graph.edges.length, width = Math.max(240, Math.min(room() - reach - 20, 720)), wide = width + reach + 20;
     const made = [];
     if (graph.edges.length) {
-      const height = graph.nodes.length * (box + 14) + 6;
+      const told = graph.nodes.map((one) => ({ name: cut(one.name, Math.floor((width - 20) / 6.4)), lines: wrapped(one.says.replace(/^thread '.*?' (?=waits|is|feeds)/, ""), Math.floor((width - 20) / 5.9), 5) }));
+      let height = 4;
+      const tops = told.map(({ lines }) => { const top = height; height += 20 + 14 * lines.length + 14; return top; });
+      const sizes = told.map(({ lines }) => 20 + 14 * lines.length);
       const svg = drawn("svg", { width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: "img", "aria-label": graph.edges.map((edge) => `${graph.nodes[edge.source].name} waits for ${graph.nodes[edge.target].name}`).join("; ") });
       const circle = new Set(graph.edges.filter((edge) => edge.circular).flatMap((edge) => [edge.source, edge.target]));
       graph.nodes.forEach((one, number) => {
-        const y = 4 + number * (box + 14);
-        svg.append(drawn("rect", { class: `box${circle.has(number) ? " circle" : ""}`, x: 2, y, width, height: box, rx: 5 }));
-        svg.append(label(10, y + 14, cut(one.name, 76), circle.has(number) ? "red" : "", one.name));
-        if (one.says) svg.append(label(10, y + 28, cut(one.says.replace(/^thread '[^']*' /, ""), 88), "faint", one.says));
+        const y = tops[number];
+        svg.append(drawn("rect", { class: `box${circle.has(number) ? " circle" : ""}`, x: 2, y, width, height: sizes[number], rx: 5 }));
+        svg.append(label(10, y + 14, told[number].name, circle.has(number) ? "red" : "", one.name));
+        told[number].lines.forEach((line, place) => svg.append(label(10, y + 28 + 14 * place, line, "faint", one.says)));
       });
       graph.edges.forEach((edge, number) => {
-        const level = (index) => 4 + index * (box + 14) + box / 2;
+        const level = (index) => tops[index] + sizes[index] / 2;
         arc(svg, width + 2, level(edge.source) - 5, level(edge.target) + 5, 30 + 14 * number, edge.circular, edge.name);
       });
       made.push(node("div", { class: "scroll", tabIndex: 0, role: "group", "aria-label": "Who waits for whom" }, svg));
@@ -419,9 +451,23 @@
     }
     const lines = new Map();
     for (const one of graph.nodes) if (one.says) lines.set(one.says, (lines.get(one.says) || 0) + 1);
-    const list = node("ul", {}, ...[...lines].map(([line, times]) => node("li", { textContent: times > 1 ? `${line} (${times} times)` : line })));
+    const list = node("ul", {}, ...[...lines].map(([line, times]) => node("li", {}, ...prose(times > 1 ? `${line} (${times} times)` : line))));
     if (graph.others) list.append(node("li", { textContent: `and ${graph.others} more that wait, for none of these` }));
     made.push(graph.edges.length ? node("details", {}, node("summary", { textContent: "In words" }), list) : list);
+    return made;
+  }
+
+  // lines of at most so many characters, broken at blanks where there are any
+  function wrapped(text, most, lines) {
+    const made = [];
+    let rest = text;
+    while (rest.length > most && made.length < lines - 1) {
+      const at = rest.lastIndexOf(" ", most);
+      const end = at > most / 2 ? at : most;
+      made.push(rest.slice(0, end));
+      rest = rest.slice(end).trimStart();
+    }
+    if (rest) made.push(cut(rest, most));
     return made;
   }
 
@@ -440,7 +486,7 @@
       ? [`${told.leader} waited for something, and ${told.other} began`, `then ${told.leader} ${told.ends[told.leader]}`, `and ${told.other} ${told.ends[told.other]}`]
       : [`${told.leader} ${told.ends[told.leader]}`, `then ${told.other} ${told.ends[told.other]}`];
     if (told.blocked && !told.beside) steps.push(`and ${told.other} ${told.ends[told.other]}`);
-    return [told.source.length ? pre : null, node("ol", {}, ...steps.map((text) => node("li", { textContent: text }))), told.key ? node("p", {}, node("small", { textContent: `key: ${told.key}` })) : null].filter(Boolean);
+    return [told.source.length ? pre : null, node("ol", {}, ...steps.map((text) => node("li", {}, ...prose(text)))), told.key ? node("p", {}, node("small", { textContent: `key: ${told.key}` })) : null].filter(Boolean);
   }
 
   function crash(told) {
@@ -449,15 +495,15 @@
       node("tbody", {}, ...told.files.map((file) => node("tr", {}, node("th", { scope: "row", textContent: file.path }), node("td", { textContent: file.size }), node("td", {}, node("code", { textContent: file.head || (file.size ? "" : "(empty)") }))))));
     return [
       node("ol", { class: "mono" }, ...done.map((line) => node("li", { textContent: line.replace(/^\d+\. /, "") }))),
-      ...lost.map((line) => paragraph(line.trim(), "lost mono")),
-      node("h3", { textContent: "What it left in the folder" }), node("div", { class: "scroll", tabIndex: 0, role: "group", "aria-label": "Files" }, files),
+      ...lost.flatMap((line, place) => [place === 1 && told.model === "power" && /^(data of|folder) /.test(line) ? paragraph("on the disk by then:") : null, paragraph(line.trim(), "lost mono")]).filter(Boolean),
+      node("h3", { textContent: "What it left in the folder" }), node("div", { class: "scroll files", tabIndex: 0, role: "group", "aria-label": "Files" }, files),
     ];
   }
 
   function example(told) {
     const cells = (tag) => (row) => node("tr", {}, ...row.map((textContent) => node(tag, { textContent })));
     if (!told.head.length) {
-      return told.rows.length === 1 ? [paragraph(told.rows[0][0])] : [node("ol", { class: "mono" }, ...told.rows.map(([textContent]) => node("li", { textContent })))];
+      return told.rows.length === 1 && !told.before.length ? [paragraph(told.rows[0][0])] : [...told.before.map((line) => paragraph(line)), node("ol", { class: "mono" }, ...told.rows.map(([textContent]) => node("li", { textContent })))];
     }
     const head = node("tr", {}, ...told.head.map((textContent) => node("th", { scope: "col", textContent })));
     const table = node("table", {}, node("thead", {}, head), node("tbody", {}, ...told.rows.map(cells("td"))));

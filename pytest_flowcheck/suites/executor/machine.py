@@ -63,7 +63,7 @@ def any_sequence_agrees_with_the_model(lab: Lab) -> None:
             futures: dict[str, Future[Any]] = {}
             for step in steps:
                 apply = partial(_apply, lab, executor, model, futures, step)
-                lab.call(f"thread {step.thread}: {step.operation}", apply).result()
+                lab.call(f"thread {step.thread}: {_told(step, len(model.submitted))}", apply).result()
                 _bounded(lab, model)
             lab.open_all()
             lab.until(
@@ -166,11 +166,15 @@ def _table(drawn: tuple[int, list[Step]]) -> str:
     lines = [f"{workers} worker(s)", "step  thread  operation"]
     submitted = 0
     for number, step in enumerate(steps):
-        if step.operation == "submit":
-            target, submitted = f" task {submitted}", submitted + 1
-        elif step.operation in ("cancel", "open") and submitted:
-            target = f" task {step.which % submitted}"
-        else:
-            target = ""
-        lines.append(f"{number:4}  {step.thread:6}  {step.operation}{target}")
+        lines.append(f"{number:4}  {step.thread:6}  {_told(step, submitted)}")
+        submitted += step.operation == "submit"
     return "\n".join(lines)
+
+
+def _told(step: Step, submitted: int) -> str:
+    """A step in words, once so many tasks were submitted."""
+    if step.operation == "submit":
+        return f"submit task {submitted}"
+    if step.operation in ("cancel", "open") and submitted:
+        return f"{step.operation} task {step.which % submitted}"
+    return step.operation

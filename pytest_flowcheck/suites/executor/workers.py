@@ -143,7 +143,7 @@ def nested_tasks_do_not_deadlock(lab: Lab) -> None:
         )
         lab.open_all()
         for i, outer in enumerate(outers):
-            got = lab.finish(outer, f"outer {i}, which waits for inner {i}")
+            got = lab.finish(outer, f"outer {i}, which waits for inner {i},")
             lab.check(got == f"inner {i}", f"outer {i} got {got!r}", "the inner task's result")
 
 

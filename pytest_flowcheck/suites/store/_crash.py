@@ -125,7 +125,7 @@ def judge(
             supposed.append(says)
         else:
             lab.exhibits["crash"] = exhibit(state)
-            lab.check(False, _tell(state, says), expected)
+            lab.check(False, _tell(state, says), expected, proof=_PROOF[model])
     left_out = "".join(f"; {line}" for line in recording.left_out)
     lab.note(f"{judged} states that a {_CRASH[model]} can leave were judged{left_out}")
     if supposed:
@@ -159,6 +159,12 @@ def visited(
 
 
 _CRASH: Final = {"kill": "kill", "power": "power loss"}
+_PROOF: Final = {
+    "kill": "the operations are those that were recorded of this save, and a kill can fall between any two of them, or "
+    "cut a write short; a fresh handle then found this",
+    "power": "the operations are those that were recorded of this save; of what is not yet synced, a disk may hold any "
+    "part when the power fails, and this is one; a fresh handle then found this",
+}
 
 
 def _sample(recording: Recording, model: Model, only: Callable[[CrashState], bool], most: int) -> Iterator[CrashState]:
