@@ -116,11 +116,11 @@ def waits_are_bounded(lab: Lab) -> None:
     Source: OpenTelemetry specification, "ForceFlush should complete or abort within some timeout"; `threading.Thread.join` tells nothing.
     """
     with opened(lab, held=True, limit=LIMIT) as stage:
-        first = stage.stuck()
-        stage.emitted("more", [1, 2])
         with listening() as heard:
+            first = stage.stuck()
             lab.until(lambda: first.done, "flush() comes back within its limit, while the sink is stuck", hung=True)
             _says(lab, first, heard, "flush()")
+        stage.emitted("more", [1, 2])  # not before: who looks only at the queue would find it empty or not, by chance
         with listening() as heard:
             closing = stage.close()
             lab.until(lambda: closing.done, "close() comes back within its limit, while the sink is stuck", hung=True)
