@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bystanders import fresh_harness
 
-from pytest_flowcheck import subjects
+from pytest_flowcheck import adapters, subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.probes import blame
 from pytest_flowcheck.probes.lab import Lab
@@ -76,7 +76,7 @@ class Their:
 
 @pytest.fixture
 def their(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Their:
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in ("my_adapter", "their_engine"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return Their(tmp_path)
@@ -89,7 +89,7 @@ def judged(function: Callable[[Lab], None], subject: subjects.Subject) -> Findin
 
 
 def opens(lab: Lab, **options: Any) -> None:
-    with lab.instance(**{"max_workers": 1, **options}) as it:
+    with lab.instance(max_workers=1, **options) as it:
         it.start("body", lambda _: lab.probe("body", lambda: 1, gated=False)()).join()
 
 
@@ -326,8 +326,13 @@ def test_what_the_adapter_only_hands_on_is_the_subjects(their: Their, line: str,
     assert "In doubt" not in finding.message
 
 
-@pytest.mark.parametrize("line", [line for line, _ in SLIPS])
-@pytest.mark.parametrize("requires", ["()", "('my-adapter',)", "('my_adapter', 'their-engine')"])
+@pytest.mark.parametrize(
+    ("line", "requires"),
+    [
+        *((line, "()") for line, _ in SLIPS),
+        *((SLIPS[0][0], of) for of in ("('my-adapter',)", "('my_adapter', 'other')")),
+    ],
+)
 def test_adapter_and_engine_in_one_file_cant_be_told_apart(their: Their, line: str, requires: str) -> None:
     """It says of no distribution that it adapts it, or is a part of it: the slip may be the engine's real bug."""
     finding = judged(calls, slipping(their, line, requires=requires))
@@ -347,11 +352,17 @@ def test_a_rule_that_swallows_a_slip_is_not_asked(their: Their) -> None:
     assert judged(rule, slipping(their, SLIPS[0][0])).verdict is Verdict.ADAPTER_ERROR
 
 
-def test_bundled_adapters_are_apart_and_know_their_helpers() -> None:
-    """What helps several of them is in other files of the same folder."""
-    cls = type(subjects.load("json-dump").target)
-    assert blame._apart(cls)
-    assert {"_store.py", "json_.py"} <= {Path(file).name for file in blame._files(cls)}
+def test_a_bundled_adapter_is_apart_and_so_are_its_helpers() -> None:
+    """A slip of its own, or of a helper that several of them share, in another file of the same folder."""
+    subject = subjects.load("json-dump")
+    folder = Path(str(adapters.__file__)).parent
+    for name in ("json_.py", "_store.py"):
+        code = compile("def slips():\n    return misspelt\n", str(folder / name), "exec")
+        scope: dict[str, Any] = {}
+        exec(code, scope)
+        with pytest.raises(NameError) as caught:
+            scope["slips"]()
+        assert str(blame.slip(caught.value, subject)).endswith(f"at {name}:2 in slips")
 
 
 # --- what calls give ----------------------------------------------------------------------------------------------------
