@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
 from pytest_flowcheck.probes import blame
 from pytest_flowcheck.probes import probe as probes
-from pytest_flowcheck.probes.calls import Call, ThreadCall, leaves
+from pytest_flowcheck.probes.calls import Call, ThreadCall, leaves, own_word
 from pytest_flowcheck.probes.gates import Gates
 from pytest_flowcheck.probes.instance import Instance, opened
 from pytest_flowcheck.probes.timeline import Timeline
 from pytest_flowcheck.proof.sweep import CodeSpec, Granularity, Outcome, Race, Stage, Sweep, Unsweepable
-from pytest_flowcheck.protocols import is_a
+from pytest_flowcheck.protocols import Inexpressible, Unsupported, is_a
 
 if TYPE_CHECKING:
     from pytest_flowcheck.proof.waitlist import Waiting
@@ -88,8 +88,8 @@ class Lab:
         self.judgement: Judgement | None = None
         self.fault: AdapterError | None = None
         """The first fault of the adapter that a call came upon: the verdict, whatever the rule makes of that call."""
-        self.unopened: tuple[BaseException, bool] | None = None
-        """What an opener raised last, and whether that can be held against the adapter alone; see `opening`."""
+        self.unopened: tuple[BaseException, Subject, bool] | None = None
+        """What an opener raised last, whose, and whether that can be held against the adapter alone; see `opening`."""
         self.doubts: list[tuple[str, str]] = []
         """Errors, as messages show them, that may be the adapter's; and what to say of each."""
         self.example = ""
@@ -132,13 +132,17 @@ class Lab:
         self.doubtful(error)
         return error
 
-    def doubtful(self, error: BaseException, facet: str = "") -> None:
+    def doubtful(self, error: BaseException, opener: Subject | None = None) -> None:
         """Should a message accuse the subject of this error, it adds where in the adapter it was raised, if it was there.
 
-        `facet`: its opener raised it.
+        `opener`: whose opener raised it. The error itself is not kept: what it refers to must not outlive the call.
         """
-        if said := blame.doubt(error, self.subject, facet):
-            self.doubts += [(repr(one), said) for one in (error, *leaves(error))]
+        if said := blame.doubt(error, opener or self.subject, self.facet if opener is not None else ""):
+            try:
+                shown = [repr(one) for one in (error, *leaves(error))]
+            except Exception:  # noqa: BLE001 - theirs: an error that can't be shown stands in no message
+                return
+            self.doubts += [(one, said) for one in shown]
 
     @property
     def thorough(self) -> bool:
@@ -231,8 +235,9 @@ class Lab:
         try:
             yield
         except BaseException as error:
-            never = plain is not None and (plain == options or not self._opens(subject, plain))
-            self.unopened = error, never
+            says = isinstance(own_word(error), Judgement | AdapterError | Inexpressible | Unsupported)
+            never = not says and plain is not None and (plain == options or not self._opens(subject, plain))
+            self.unopened = error, subject, never
             raise
         self._opened.add(subject.spec)
 
@@ -244,7 +249,7 @@ class Lab:
                     return True
             with opened(self, subject.open(self.facet, **options), subject.spec, subject.backend):
                 return True
-        except BaseException:  # noqa: BLE001
+        except BaseException:  # noqa: BLE001 - an opener may raise anything
             return False
 
     # --- probes ------------------------------------------------------------------------------------------------------

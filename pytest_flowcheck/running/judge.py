@@ -262,10 +262,10 @@ def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, st
     """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
     if fault := blame.slip(error, lab.subject):
         return Verdict.ADAPTER_ERROR, str(fault), "observed"
-    opening, never = lab.unopened if lab.unopened is not None else (None, False)
-    if error is opening and never:
-        return Verdict.ADAPTER_ERROR, str(blame.not_opened(error, lab.subject, lab.facet)), "observed"
-    lab.doubtful(error, lab.facet if error is opening else "")
+    opening, whose, never = lab.unopened if lab.unopened is not None else (None, None, False)
+    if whose is not None and error is opening and never:
+        return Verdict.ADAPTER_ERROR, str(blame.not_opened(error, whose, lab.facet)), "observed"
+    lab.doubtful(error, whose if error is opening else None)
     frames = traceback.extract_tb(error.__traceback__)
     step = next((f for f in reversed(frames) if not is_kit(f.filename) and not _is_plumbing(f.filename)), None)
     if step is None:

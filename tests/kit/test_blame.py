@@ -200,6 +200,32 @@ def test_a_rule_that_asks_for_the_refusal_gets_it(their: Their) -> None:
     assert judged(rule, their.subject(mine("blocking", *lines))).verdict is Verdict.PASS
 
 
+def test_an_opener_that_says_what_it_cant_express_is_not_tried_again(their: Their) -> None:
+    """NOT-TESTABLE as ever, and nothing more is opened for it."""
+    imports = "from pytest_flowcheck.protocols import Inexpressible"
+    lines = (imports, "type(self).count += 1", "raise Inexpressible('no')", "yield")
+    subject = their.subject(mine("blocking", *lines))
+    assert judged(lambda lab: opens(lab, extra=1), subject).verdict is Verdict.NOT_TESTABLE
+    assert vars(type(subject.target))["count"] == 1
+
+
+def test_an_error_that_cant_be_shown_is_in_no_message(their: Their) -> None:
+    """Showing theirs may raise: a call must come to its end all the same."""
+    subject = their.subject(mine("blocking", "yield their_engine.Engine()"))
+    lab = Lab(subject, facet="retry")
+    lab.doubtful(HiddenError(), subject)
+    assert lab.doubts == []
+    lab.doubtful(ValueError("shown"), subject)
+    assert [shown for shown, _ in lab.doubts] == ["ValueError('shown')"] * 2
+
+
+class HiddenError(Exception):
+    """Can't be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
 def test_a_subject_without_an_adapter_is_accused(their: Their) -> None:
     """A bare executor that can't be opened is the subject itself."""
     body = "class Mine:\n    def __call__(self, *, max_workers):\n        raise RuntimeError('theirs')\n"
