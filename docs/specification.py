@@ -131,6 +131,25 @@ def shell_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+ADAPTER_ERROR = """\
+Nothing is said of the subject; the message is one line that says what to mend. It is certain where
+
+- an opener (`MyAdapter.retry()`) raises as it opens the first instance of a rule, and does so as well with nothing but what
+  every instance of the facet is opened with. An opener that raises `Inexpressible` reads NOT-TESTABLE. Rules that ask for a
+  refusal, as of `max_workers=0`, judge what was raised;
+- the opened instance lacks a method that the facet's protocol needs;
+- a call gives something of another type than the protocol says, such as None for a fan-out's outcomes. A dispatch of a
+  loop pool that gives None for a text is held against the adapter as long as no dispatch gave anything else, and nobody
+  asked the pool to stop;
+- the adapter's own file slips: a name that is not there or has no value yet, a call that does not fit the signature, an
+  attribute of a module, or of an object whose classes never set one. That the subject is elsewhere must be known: from
+  `requires`, the distributions that the adapter adapts, or because the adapter is bundled.
+
+All else stays VIOLATED, so that no bug of a subject is hidden: an opener that raises for a second instance, or for an
+option; a slip where adapter and subject may be one class in one file; what follows from a None that the subject gave. The
+message then has a line that begins with `In doubt:` and names the place in the adapter's file: `my_adapter.py:12 in call`."""
+
+
 def verdict_page() -> str:
     """What a rule can end in."""
     lines = [NOTE, "", "# Verdicts", "", "| verdict | meaning | a MUST that ends so fails the run |", "|---|---|---|"]
@@ -138,6 +157,10 @@ def verdict_page() -> str:
     lines += [
         "",
         "Evidence is *proven* (the kernel showed that nothing can happen any more, or it did happen) or *observed*.",
+        "",
+        "## ADAPTER-ERROR",
+        "",
+        ADAPTER_ERROR,
     ]
     return "\n".join(lines) + "\n"
 

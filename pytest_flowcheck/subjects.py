@@ -64,6 +64,11 @@ class Subject:
         default = "" if protocol is None else cast("dict[str, tuple[str, ...]]", protocol.DECLARES)[choice][0]
         return self.declares.get(facet, {}).get(choice, default)
 
+    def opens(self, facet: str) -> Mapping[str, Any]:
+        """What any instance of the facet is opened with, for example; nothing for a third party's facet."""
+        protocol = _protocol(facet)
+        return {} if protocol is None else cast("Mapping[str, Any]", protocol.OPENS)
+
     @property
     def errors(self) -> ErrorMap:
         """The kit's errors -> the subject's own, as its adapter says."""

@@ -46,19 +46,20 @@ def own_word(error: BaseException) -> BaseException:
 
     A broken adapter goes first, then a judgement, then what the subject's terms can't express.
     """
-    leaves = list(_leaves(error))
+    parts = list(leaves(error))
     for kind in (AdapterError, Judgement, Inexpressible, Unsupported):
-        for leaf in leaves:
+        for leaf in parts:
             if isinstance(leaf, kind):
                 return leaf
     return error
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group, or the error itself."""
     parts: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
     if isinstance(error, BaseExceptionGroup) and parts is not None:
         for part in parts:
-            yield from _leaves(part)
+            yield from leaves(part)
     else:
         yield error
 
@@ -202,6 +203,7 @@ class Call(Generic[T]):
         self._explain = None  # it refers to the instance
         if error is not None:
             error = (explain(error) if explain is not None else None) or own_word(error)
+            error = self._lab.whose(error)
             if isinstance(error, AdapterError):
                 self._lab.broken(error)
         timeline.aside(

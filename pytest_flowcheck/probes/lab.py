@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
+from pytest_flowcheck.probes import blame
 from pytest_flowcheck.probes import probe as probes
-from pytest_flowcheck.probes.calls import Call, ThreadCall
+from pytest_flowcheck.probes.calls import Call, ThreadCall, leaves, own_word
 from pytest_flowcheck.probes.gates import Gates
 from pytest_flowcheck.probes.instance import Instance, opened
 from pytest_flowcheck.probes.timeline import Timeline
 from pytest_flowcheck.proof.sweep import CodeSpec, Granularity, Outcome, Race, Stage, Sweep, Unsweepable
-from pytest_flowcheck.protocols import is_a
+from pytest_flowcheck.protocols import Inexpressible, Unsupported, is_a
 
 if TYPE_CHECKING:
     from pytest_flowcheck.proof.waitlist import Waiting
@@ -87,6 +88,10 @@ class Lab:
         self.judgement: Judgement | None = None
         self.fault: AdapterError | None = None
         """The first fault of the adapter that a call came upon: the verdict, whatever the rule makes of that call."""
+        self.unopened: tuple[BaseException, Subject, bool] | None = None
+        """What an opener raised last, whose, and whether that can be held against the adapter alone; see `opening`."""
+        self.doubts: list[tuple[str, str]] = []
+        """Errors, as messages show them, that may be the adapter's; and what to say of each."""
         self.example = ""
         """The scenario of a property that fails, as a table."""
         self.script: Callable[[], str] | None = None
@@ -101,6 +106,7 @@ class Lab:
         self.max_workers = 0
         self.submitting = ""
         self._adopt = adopt
+        self._opened: set[str] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -118,6 +124,25 @@ class Lab:
     def broken(self, fault: AdapterError) -> None:
         """A call came upon a fault of the adapter; see `fault`."""
         self.fault = self.fault or fault
+
+    def whose(self, error: BaseException) -> BaseException:
+        """What a call is taken to have raised: a fault of the adapter, if it is its slip; else the error, perhaps in doubt."""
+        if (fault := blame.slip(error, self.subject)) is not None:
+            return fault
+        self.doubtful(error)
+        return error
+
+    def doubtful(self, error: BaseException, opener: Subject | None = None) -> None:
+        """Should a message accuse the subject of this error, it adds where in the adapter it was raised, if it was there.
+
+        `opener`: whose opener raised it. The error itself is not kept: what it refers to must not outlive the call.
+        """
+        if said := blame.doubt(error, opener or self.subject, self.facet if opener is not None else ""):
+            try:
+                shown = [repr(one) for one in (error, *leaves(error))]
+            except Exception:  # noqa: BLE001 - theirs: an error that can't be shown stands in no message
+                return
+            self.doubts += [(one, said) for one in shown]
 
     @property
     def thorough(self) -> bool:
@@ -160,7 +185,10 @@ class Lab:
         """
         self.gates.shut_all()
         subject = of or self.subject
-        with opened(self, subject.open(self.facet, **options), subject.spec, subject.backend) as instance:
+        with ExitStack() as stack:
+            with self.opening(subject, options):
+                manager = subject.open(self.facet, **options)
+                instance = stack.enter_context(opened(self, manager, subject.spec, subject.backend))
             try:
                 yield instance
             except Judgement as judgement:
@@ -175,7 +203,7 @@ class Lab:
         """A fresh executor of the subject. Leaving opens every gate first, then leaves the executor's own `with`."""
         self.gates.shut_all()
         self.max_workers = max_workers
-        with self.subject.open_executor(max_workers=max_workers, **options) as executor:
+        with self.executor_itself(max_workers=max_workers, **options) as executor:
             try:
                 yield executor
             except Judgement as judgement:
@@ -184,6 +212,45 @@ class Lab:
                 raise
             finally:
                 self.open_all()
+
+    @contextmanager
+    def executor_itself(self, **options: Any) -> Generator[Executor]:
+        """The same, left as its own `with` block leaves it: the gates stay as they are."""
+        with ExitStack() as stack:
+            with self.opening(self.subject, options):
+                executor = stack.enter_context(self.subject.open_executor(**options))
+            yield executor
+
+    @contextmanager
+    def opening(self, subject: Subject, options: Mapping[str, Any]) -> Generator[None]:
+        """Inside, an instance is opened, and nothing else is done.
+
+        What is raised here goes to the rule, which may have asked for just that (`max_workers=0` is refused). If it ends the
+        rule, it is held against the adapter where nothing was opened before in this rule, and nothing can be: with what
+        any subject opens with it raises as well. Else the subject may be at fault: two at once, or the second, is what
+        broken subjects can't give, and what an option makes of a subject is what rules ask.
+        """
+        first = subject.is_adapter and subject.spec not in self._opened
+        plain = blame.plain(options, subject.opens(self.facet)) if first else None
+        try:
+            yield
+        except BaseException as error:
+            says = isinstance(own_word(error), Judgement | AdapterError | Inexpressible | Unsupported)
+            never = not says and plain is not None and (plain == options or not self._opens(subject, plain))
+            self.unopened = error, subject, never
+            raise
+        self._opened.add(subject.spec)
+
+    def _opens(self, subject: Subject, options: Mapping[str, Any]) -> bool:
+        """Whether a fresh instance can be opened so, and left. Whatever is raised says that it can't: why was told."""
+        try:
+            if self.facet == "executor":
+                with subject.open_executor(**options):
+                    return True
+            with opened(self, subject.open(self.facet, **options), subject.spec, subject.backend):
+                return True
+        except BaseException:  # noqa: BLE001 - an opener may raise anything
+            return False
 
     # --- probes ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, cast
 
 from pytest_flowcheck.errors import AdapterError, NotTestable, Violated
+from pytest_flowcheck.probes.blame import slip
 from pytest_flowcheck.probes.calls import absence, own_word
 from pytest_flowcheck.probes.holding import Step
 from pytest_flowcheck.probes.kept import kept
@@ -343,7 +344,7 @@ class Server:
                 it = stack.enter_context(self._on_a_loop(opened))
                 self.handles[handle] = stack, it.raw, it
         except Exception as error:  # noqa: BLE001 - what a subject raises is the rule's to judge
-            return failure(error, self.subject)
+            return failure(slip(error, self.subject) or error, self.subject)
         return Answer()
 
     def _on_a_loop(self, opened: Any) -> AbstractContextManager[Instance]:
@@ -395,7 +396,8 @@ class Server:
                 return Answer(how(it))
             return Answer(loop.start(what, how).result())
         except Exception as error:  # noqa: BLE001 - what a subject raises is the rule's to judge
-            return failure(absence(error, it, self.facet, how) or own_word(error), self.subject)
+            fault = absence(error, it, self.facet, how) or slip(error, self.subject)
+            return failure(fault or own_word(error), self.subject)
 
 
 def _when_over(thread: threading.Thread, event: threading.Event) -> None:

@@ -142,10 +142,11 @@ def _place(frame: FrameType) -> str:
     if not users and pollers.runner_of(frame) is not None:
         return ""  # a guest's events, on a thread of trio's: its tasks were told
     at = (users or kits or chain)[0]
-    return f"{_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
+    return f"{where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
 
 
-def _where(file: str, line: int) -> str:
+def where(file: str, line: int) -> str:
+    """A place, as messages tell it: a certificate names no folders of the machine on which it was made."""
     return f"{Path(file).name}:{line}"
 
 
@@ -372,7 +373,7 @@ def _awaits(coroutine: Any) -> str:
         if not file.startswith((_STDLIB, _KIT, "<")) and "site-packages" not in file
     ]
     at = (users or frames[:1])[-1]
-    return f" at {_where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
+    return f" at {where(at.f_code.co_filename, at.f_lineno)} {at.f_code.co_name}"
 
 
 def _awaited(coroutine: Any) -> Iterator[FrameType]:

@@ -27,6 +27,9 @@ CAPABILITIES: Final = {
 READ_OFF: Final[dict[str, str]] = {}
 """Capabilities that nobody claims: they are read off the opened instance. An executor has none."""
 
+OPENS: Final[dict[str, Any]] = {"max_workers": 2}
+"""Arguments with which any of them can be opened."""
+
 TRAITS: Final = {"cluster": "workers are elsewhere, behind a scheduler: some rules are relaxed"}
 """Said in `claims` too, but they relax rules instead of adding any."""
 

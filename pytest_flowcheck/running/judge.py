@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
 from pytest_flowcheck.errors import AdapterError, Grade, Inconclusive, Judgement, NotTestable, Violated
-from pytest_flowcheck.probes import kept, wire
+from pytest_flowcheck.probes import blame, kept, wire
 from pytest_flowcheck.probes.calls import is_kit, own_word
 from pytest_flowcheck.probes.lab import PROVEN_STILL, Lab, Request
 from pytest_flowcheck.proof import Harness, Observer, Sighting, State, Waiting, census, descendants, waits_of
+from pytest_flowcheck.proof.waitlist import where as place
 from pytest_flowcheck.protocols import Inexpressible
 from pytest_flowcheck.running.evidence import evidence
 
@@ -259,11 +260,17 @@ def _sentence(rule: Rule, lab: Lab, error: BaseException | None) -> tuple[Verdic
 
 def _unforeseen(rule: Rule, lab: Lab, error: BaseException) -> tuple[Verdict, str, Grade]:
     """An exception that the rule did not expect: the subject's, where a frame of it is on the way; else our own bug."""
+    if fault := blame.slip(error, lab.subject):
+        return Verdict.ADAPTER_ERROR, str(fault), "observed"
+    opening, whose, never = lab.unopened if lab.unopened is not None else (None, None, False)
+    if whose is not None and error is opening and never:
+        return Verdict.ADAPTER_ERROR, str(blame.not_opened(error, whose, lab.facet)), "observed"
+    lab.doubtful(error, whose if error is opening else None)
     frames = traceback.extract_tb(error.__traceback__)
-    where = next((f for f in reversed(frames) if not is_kit(f.filename) and not _is_plumbing(f.filename)), None)
-    if where is None:
+    step = next((f for f in reversed(frames) if not is_kit(f.filename) and not _is_plumbing(f.filename)), None)
+    if step is None:
         return Verdict.KIT_ERROR, "".join(traceback.format_exception(error)), "observed"
-    at = f" at {where.filename}:{where.lineno} in {where.name}"
+    at = f" at {place(step.filename, step.lineno or 0)} in {step.name}"
     violated = Violated(
         f"the subject raised {error!r}{at}",
         expected="no exception here: the rule made only calls that a correct subject answers",
@@ -280,6 +287,7 @@ def _is_plumbing(filename: str) -> bool:
 def tell(rule: Rule, lab: Lab, error: Violated) -> str:
     """The failure message: the sentence, what the subject did, what was expected, why that is proof, the usual cause."""
     lines = [f"{rule.id} {rule.sentence}", "", f"What it did:   {error.facts}"]
+    lines += [f"In doubt:      {said}" for said in dict(d for d in lab.doubts if d[0] in error.facts).values()]
     if lab.example:
         lines += ["", "Scenario:", *(f"    {line}" for line in lab.example.splitlines())]
     if events := lab.timeline.events if error.events is None else error.events:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_flowcheck.errors import Judgement
+from pytest_flowcheck.errors import AdapterError, Judgement
 from pytest_flowcheck.probes.calls import ThreadCall
 from pytest_flowcheck.probes.instance import AsyncioLoop, Looping, TrioLoop
 from pytest_flowcheck.probes.loops import new_loop
@@ -129,7 +129,14 @@ class Loop:
 
     def start(self, what: str, ask: Callable[[Any], Any]) -> Call[Any]:
         """Begin `ask(cache)` as a task on this loop; awaits what it gives."""
-        return self._run.start(f"{what} on {self.name}", ask)
+        return self._run.start(f"{what} on {self.name}", ask).giving(self._told)
+
+    def _told(self, value: Any) -> None:
+        """What a `get` is told to have raised may be a slip of the adapter. Raises: AdapterError."""
+        errors = [getattr(one, "refused", None) for one in (value if isinstance(value, list) else [value])]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        for error in errors:
+            if error is not None and isinstance(fault := self._lab.whose(error), AdapterError):
+                raise fault
 
     def answers(self, *, while_: str, needs: str | None = None) -> None:
         """Another coroutine of this loop runs: asked from outside, so that a frozen loop is a proven fact (HUNG).

@@ -110,6 +110,8 @@ def client_of(lab: Lab, asked: Call[Got] | Got, *, of: str = "", needs: str | No
         given: Got = result(lab, asked, of=of, needs=needs)
     else:
         given = asked
+    if given.refused is not None and isinstance(fault := lab.whose(given.refused), AdapterError):
+        raise fault
     if needs is not None and not given.name:
         raise Inconclusive(f"{of}: {given}", because_of=needs)
     lab.check(bool(given.name), f"{of}: {given}", "get gives a client that works on this loop")

@@ -234,7 +234,7 @@ def _leaves(lab: Lab, *, raising: bool) -> None:
     def use() -> tuple[bool, bool]:
         error = False
         try:
-            with lab.subject.open_executor(max_workers=1) as executor:
+            with lab.executor_itself(max_workers=1) as executor:
                 future.append(lab.submit(executor, "task"))
                 if raising:
                     raise KeyError("of the with block")
@@ -246,6 +246,8 @@ def _leaves(lab: Lab, *, raising: bool) -> None:
     call = lab.call(what, use)
     lab.until(lambda: call.done or "task" in lab.live(), "the task is in flight", needs="EXE-01")
     lab.settle()
+    if call.error is not None:
+        raise call.error  # it came to no task
     lab.check(not call.done, f"{what} was left with its task unfinished", "leaving it waits for the task")
     lab.open_all()
     done, error = call.result()

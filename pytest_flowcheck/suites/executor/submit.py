@@ -320,6 +320,8 @@ def senseless_max_workers_is_refused(lab: Lab) -> None:
     Source: Python library reference, `ThreadPoolExecutor`: ValueError.
     """
     bad: tuple[Any, ...] = (0, -1, "two")
+    with lab.executor(max_workers=1) as executor:
+        lab.finish(lab.submit(executor, "task", gated=False), "a task with max_workers=1")
     for value in bad:
 
         def opening(value: Any = value) -> str:
@@ -333,8 +335,6 @@ def senseless_max_workers_is_refused(lab: Lab) -> None:
 
         got = lab.call(f"opening with max_workers={value!r}", opening).result()
         lab.check(got.startswith("refused"), f"with max_workers={value!r} it {got}", "ValueError or TypeError")
-    with lab.executor(max_workers=1) as executor:
-        lab.finish(lab.submit(executor, "task", gated=False), "a task with max_workers=1")
 
 
 @rule("EXE-34")

@@ -78,10 +78,9 @@ def fan_out(
     task = lab.probe(name, does, gated=gated) if body is None else body
     more = {"continue_on_error": True} if continue_on_error else {}
     told = "".join(f", {key}={value}" for key, value in more.items())
-    return it.start(
-        f"run({name}, {how_many}, max_concurrency={max_concurrency!r}{told})",
-        lambda fanout: fanout.run(task, given, max_concurrency=max_concurrency, **more),
-    )
+    what = f"run({name}, {how_many}, max_concurrency={max_concurrency!r}{told})"
+    call = it.start(what, lambda fanout: fanout.run(task, given, max_concurrency=max_concurrency, **more))
+    return call.giving(lambda gave: some_outcomes(what, gave))
 
 
 # --- waits ------------------------------------------------------------------------------------------------------------
@@ -158,15 +157,23 @@ def outcomes(call: Call[Any]) -> list[Any]:
     Raises:
         AdapterError: these are no outcomes.
     """
-    value = call.result()
-    if not isinstance(value, Sequence):
-        raise AdapterError(f"{call.what} gave {value!r}; expected a sequence of Ok, Failed and Skipped")
-    listed: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+    return some_outcomes(call.what, call.result())
+
+
+def some_outcomes(what: str, gave: Any) -> list[Any]:
+    """What `what` gave, which must be outcomes: the one place that says so.
+
+    Raises:
+        AdapterError: it is no sequence, or holds what is no outcome.
+    """
+    if not isinstance(gave, Sequence):
+        raise AdapterError(f"{what} gave {gave!r}; expected a sequence of Ok, Failed and Skipped")
+    listed: list[Any] = list(gave)  # pyright: ignore[reportUnknownArgumentType]
     for outcome in listed:
         if not isinstance(outcome, Ok | Failed | Skipped):
-            raise AdapterError(f"{call.what} gave {outcome!r} among its outcomes; expected Ok, Failed or Skipped")
+            raise AdapterError(f"{what} gave {outcome!r} among its outcomes; expected Ok, Failed or Skipped")
         if isinstance(outcome, Ok) and hasattr(outcome.value, "__await__"):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            raise AdapterError(f"{call.what} gave Ok of an awaitable, which nobody awaits: await `body.aio(item)`")
+            raise AdapterError(f"{what} gave Ok of an awaitable, which nobody awaits: await `body.aio(item)`")
     return listed
 
 

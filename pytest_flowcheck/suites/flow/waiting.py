@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pytest_flowcheck.probes.needs import PROC, need
 from pytest_flowcheck.proof import Harness, Observer, Sighting, Wait, descendants, procfs
+from pytest_flowcheck.proof.waitlist import where
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.flow._shared import begin, completed, fan, let_all_go, node, some_in_flight, starts
 
@@ -43,8 +44,8 @@ def who(tid: int) -> str:
     """A thread by name, and where its Python code is."""
     name, ident = next(((t.name, t.ident) for t in threading.enumerate() if t.native_id == tid), ("", None))
     frame = sys._current_frames().get(ident or -1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the only way to see it
-    where = f" at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else ""
-    return f"thread {name or tid!r}{where}"
+    at = f" at {where(frame.f_code.co_filename, frame.f_lineno)} in {frame.f_code.co_name}" if frame is not None else ""
+    return f"thread {name or tid!r}{at}"
 
 
 class Pause(NamedTuple):

@@ -288,10 +288,11 @@ def by_hand(lab: Lab, bound: int, **options: Any) -> Generator[ByHand]:
     """A fresh service, to be left by `leave`."""
     lab.gates.shut_all()
     subject = lab.subject
-    manager = instance.opened(
-        lab, subject.open(lab.facet, max_concurrent_runs=bound, **options), subject.spec, subject.backend
-    )
-    opened_by_hand = ByHand(lab, House(lab, manager.__enter__()), manager)
+    with lab.opening(subject, {"max_concurrent_runs": bound, **options}):
+        opener = subject.open(lab.facet, max_concurrent_runs=bound, **options)
+        manager = instance.opened(lab, opener, subject.spec, subject.backend)
+        it = manager.__enter__()
+    opened_by_hand = ByHand(lab, House(lab, it), manager)
     try:
         yield opened_by_hand
     except Judgement as judgement:

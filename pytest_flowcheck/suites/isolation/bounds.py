@@ -173,10 +173,12 @@ def a_bad_bound_is_refused(lab: Lab) -> None:
 
     Usual cause: `Semaphore(0)` is a legal semaphore; a negative number is "no limit" for some pool below.
 
-    Proof: Services are opened with 0, -1 and a word; each raises. One with 1 then runs something.
+    Proof: A service with 1 runs something. Then services are opened with 0, -1 and a word; each raises.
 
     Source: EXE-33.
     """
+    with opened(lab, 1) as house:
+        house.comes_back(house.run("run", gated=False), "with max_concurrent_runs=1", needs="ISO-02")
     for bad in (0, -1, "many"):
         came: BaseException | None = None
         try:
@@ -189,8 +191,6 @@ def a_bad_bound_is_refused(lab: Lab) -> None:
             f"opening with max_concurrent_runs={bad!r} {'was let pass' if came is None else f'raised {came!r}'}",
             "it is refused with ValueError, TypeError, or what the subject's table has for Invalid",
         )
-    with opened(lab, 1) as house:
-        house.comes_back(house.run("run", gated=False), "with max_concurrent_runs=1", needs="ISO-02")
 
 
 def _itself(error: BaseException) -> BaseException:

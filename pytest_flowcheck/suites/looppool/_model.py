@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pytest_flowcheck.errors import Violated
 from pytest_flowcheck.probes.forall import st
-from pytest_flowcheck.suites.looppool._shared import BodyError, came_to
+from pytest_flowcheck.suites.looppool._shared import BodyError, acquire, came_to
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.calls import Call
@@ -194,12 +194,10 @@ class Play:
             self._clear(at_once=True)
 
     def _acquire(self, key: str) -> None:
-        call = self.it.start(f"acquire({key!r})", lambda pool: pool.acquire(key))
+        call = acquire(self.it, key)
         self._came(call)
         live = self._hold(key)
-        value = getattr(call.value, "value", NOT_THERE)
-        if value is NOT_THERE:
-            self._wrong(f"acquire({key!r}) gave {call.value!r}, which has no attribute `value`", "a lease")
+        value = call.value.value
         if self.scenario.kinds[KEYS.index(key)] != "none" and getattr(value, "name", None) != _name(live):
             self._wrong(f"acquire({key!r}) gave {value!r}", f"{_name(live)}")
         self.leases.append((call.value, live))
@@ -207,14 +205,14 @@ class Play:
     def _cancelled_acquire(self, key: str) -> None:
         """The caller is cancelled at some point of it: he may have got the lease just before, and else holds nothing."""
         before = len(self.made)
-        call = self.it.start(f"acquire({key!r})", lambda pool: pool.acquire(key))
+        call = acquire(self.it, key)
         call.cancel()
         self.lab.until(lambda: call.done, f"{call.what}, whose caller was cancelled, comes back", hung=True)
         if call.returned:
             self.leases.append((call.value, self._hold(key)))
             return
         # Whether it is made all the same is the pool's choice; the next acquire of the key must find out, and so do we.
-        lease = self.it.start(f"acquire({key!r}) after a cancelled one", lambda pool: pool.acquire(key))
+        lease = acquire(self.it, key, " after a cancelled one")
         self._came(lease)
         known = self.current.get(key)
         extra = sum(1 for made, _ in self.made[before:] if made == key) - (known is None)
@@ -251,9 +249,6 @@ class Play:
 
     def _wrong(self, facts: str, expected: str) -> None:
         raise Violated(facts, expected=expected, proof="each step was over before the next began: no timing is in it")
-
-
-NOT_THERE: Final = object()
 
 
 def _name(live: Live) -> str:

@@ -95,6 +95,8 @@ class Pool:
     def __init__(self, lab: Lab, it: Instance) -> None:
         self.lab, self.it = lab, it
         self.where: dict[str, Where] = {}
+        self._returned: dict[str, Any] = {}
+        self._gives, self._stopped = False, False
 
     @property
     def raw(self) -> Any:
@@ -112,11 +114,33 @@ class Pool:
 
     def dispatch(self, name: str, does: Callable[[], Any] | None = None, *, gated: bool = True) -> Call[Any]:
         """Begin to dispatch such a body."""
-        body = self.body(name, does, gated=gated)
-        return self.it.start(f"dispatch({name})", lambda pool: pool.dispatch(body))
+        body, what = self.body(name, does, gated=gated), f"dispatch({name})"
+        call = self.it.start(what, lambda pool: pool.dispatch(body))
+        return call.giving(lambda gave: self._a_value(name, what, gave))
+
+    def _a_value(self, name: str, what: str, gave: Any) -> None:
+        """Raises: AdapterError, where that is certain: what a dispatch gave is not what its coroutine returned.
+
+        None may be lost by the subject, as when `stop` comes in between. It is the adapter's `return` that is missing where
+        nobody has asked this pool to stop, and no dispatch has ever given anything else.
+        """
+        if isinstance(gave, concurrent.futures.Future):
+            raise AdapterError(f"{what} gave {gave!r}; expected what its coroutine returns: the future's result()")
+        if gave is not None:
+            self._gives = True
+        elif not self._gives and not self._stopped and self._returned.get(name) is not None:
+            raise AdapterError(
+                f"{what} gave None, as every dispatch so far; expected what its coroutine returned, "
+                f"{self._returned[name]!r}"
+            )
+
+    def returned(self, name: str, value: Any) -> None:
+        """Said by the coroutine of this dispatch, last of all."""
+        self._returned[name] = value
 
     def stop(self, who: str = "") -> Call[Any]:
         """Begin to stop it."""
+        self._stopped = True
         return self.it.start(f"stop(){who}", lambda pool: pool.stop())
 
     def arrived(self, *names: str) -> bool:
@@ -147,8 +171,9 @@ class Pool:
             raise NotTestable(str(call.error))
         if call.error is not None:
             raise Inconclusive(f"{call.what} raised {call.error!r}", because_of=needs)
+        value = call.value
         if not self.arrived(name):
-            raise AdapterError(f"{call.what} returned {call.value!r}, and its coroutine never ran in this process")
+            raise AdapterError(f"{call.what} returned {value!r}, and its coroutine never ran in this process")
         return self.where[name]
 
     def stopped(self, *, needs: str = "LOP-04") -> Call[Any]:
@@ -183,7 +208,9 @@ class _Visit:
         if self._gated:
             await self._gates.wait_async(self._name)
         value = self._name if self._does is None else self._does()
-        return await value if inspect.isawaitable(value) else value
+        value = await value if inspect.isawaitable(value) else value
+        self._pool.returned(self._name, value)
+        return value
 
 
 _visits: WeakValueDictionary[int, _Visit] = WeakValueDictionary()
@@ -200,6 +227,18 @@ def opened(lab: Lab, ttl: float | None = None, **options: Any) -> Generator[Pool
     """A fresh pool."""
     with lab.instance(ttl=ttl, **options) as it:
         yield Pool(lab, it)
+
+
+def acquire(it: Instance, key: str, when: str = "") -> Call[Any]:
+    """Begin to acquire a lease. `when` is added in messages."""
+    what = f"acquire({key!r}){when}"
+    return it.start(what, lambda pool: pool.acquire(key)).giving(lambda gave: _a_lease(what, gave))
+
+
+def _a_lease(what: str, gave: Any) -> None:
+    """Raises: AdapterError, it is none."""
+    if not hasattr(gave, "value"):
+        raise AdapterError(f"{what} gave {gave!r}; expected a lease, with what `make` gave as its attribute `value`")
 
 
 async def awaited(value: Any) -> Any:

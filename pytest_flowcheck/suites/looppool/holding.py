@@ -8,7 +8,7 @@ from pytest_flowcheck.probes.forall import forall
 from pytest_flowcheck.rules import rule
 from pytest_flowcheck.suites.looppool import _script
 from pytest_flowcheck.suites.looppool._model import SCENARIOS, Play, Scenario
-from pytest_flowcheck.suites.looppool._shared import BodyError, came_to
+from pytest_flowcheck.suites.looppool._shared import BodyError, acquire, came_to
 
 if TYPE_CHECKING:
     from pytest_flowcheck.probes.instance import Instance
@@ -55,7 +55,7 @@ def keys_are_apart(lab: Lab) -> None:
     """
     make, finalize = lab.probe("make", str), lab.probe("finalize")
     with lab.instance(ttl=None, make=make, finalize=finalize) as it:
-        slow = it.start("acquire('slow')", lambda pool: pool.acquire("slow"))
+        slow = acquire(it, "slow")
         lab.until(
             lambda: slow.done or "make('slow')" in lab.live(), "make('slow') runs, held at its gate", needs="LOP-14"
         )
@@ -101,14 +101,12 @@ class Fails:
 
 
 def _acquired(lab: Lab, it: Instance, key: str, when: str) -> Any:
-    call = it.start(f"acquire({key!r})", lambda pool: pool.acquire(key))
+    call = acquire(it, key)
     lab.until(
         lambda: call.done,
         f"acquire({key!r}) comes back {when}",
         expected="one key's factory or finalizer doesn't block another key",
         hung=True,
     )
-    lab.check(
-        call.returned and getattr(call.value, "value", None) == key, f"{when}, {came_to(call)}", f"a lease of {key!r}"
-    )
+    lab.check(call.returned and call.value.value == key, f"{when}, {came_to(call)}", f"a lease of {key!r}")
     return call.value
