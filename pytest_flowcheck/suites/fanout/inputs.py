@@ -128,7 +128,8 @@ def no_items_no_results(lab: Lab) -> None:
         for bound in (1, 3):
             empty: dict[str, Any] = {"[]": [], "an empty iterator": iter(())}
             for given, nothing in empty.items():
-                call = fan_out(lab, it, nothing, bound, name=f"none, from {given}", gated=False).join()
+                call = fan_out(lab, it, nothing, bound, name=f"none, from {given}", gated=False)
+                call.giving(lambda _: None).join()  # what it gives for nothing is the question, and the subject's affair
                 came = f"raised {call.error!r}" if call.error is not None else f"gave {call.value!r}"
                 lab.check(
                     call.error is None and is_empty(call.value),
