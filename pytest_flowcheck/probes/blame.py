@@ -42,11 +42,11 @@ def slip(error: BaseException, subject: Subject) -> AdapterError | None:
     A slip is: a name that is not there or has no value yet, a call that does not fit the signature, an attribute of a
     module, or of an object no class of which ever sets one. None's are no slip: the subject may have given the None.
     """
-    if not subject.is_adapter or not _apart(_class(subject)):
+    if not subject.is_adapter:
         return None
     for leaf in leaves(error):
         last = _innermost(leaf, subject)
-        if last is not None and _found_by_python(last) and _is_slip(leaf):
+        if last is not None and _found_by_python(last) and _is_slip(leaf) and _apart(_class(subject)):
             return AdapterError(f"the adapter's own code raised {one_line(leaf)}, at {_told(last)}")
     return None
 
@@ -158,10 +158,12 @@ def _apart(adapter: type) -> bool:
     """
     if adapter.__module__.startswith(_BUNDLED):
         return True
+    required = {_normal(name) for name in cast("tuple[str, ...]", tuple(getattr(adapter, "requires", ())))}
+    if not required:
+        return False
     top = adapter.__module__.partition(".")[0]
     of = {_normal(name) for name in (top, *metadata.packages_distributions().get(top, ()))}
-    required = {_normal(name) for name in cast("tuple[str, ...]", tuple(getattr(adapter, "requires", ())))}
-    return bool(required) and not required & of
+    return not required & of
 
 
 def _normal(name: str) -> str:
