@@ -24,11 +24,13 @@ def family(root: int) -> list[int]:
 
     Who is no descendant now never will be: a process is born below the one that forks it (with CLONE_PARENT beside it), and
     orphans go to one of their ancestors. So strangers are remembered (see `_strangers`), and a call costs what the family
-    costs, not what the machine has processes.
+    costs, not what the machine has processes. The dead are remembered with them: nobody is below a zombie, and a run of tests
+    may leave a hundred.
     """
     with os.scandir("/proc") as entries:
         listed = [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
     strangers = _known_strangers.get(root, frozenset())
+    dead: set[_Place] = set()
     parents: dict[int, int] = {}
     children: dict[int, list[int]] = {}
     for place in listed:
@@ -40,6 +42,7 @@ def family(root: int) -> list[int]:
         except OSError:
             continue  # it ended while we listed: not alive
         if stat.dead:
+            dead.add(place)
             continue
         parents[pid] = stat.parent
         children.setdefault(stat.parent, []).append(pid)
@@ -49,7 +52,9 @@ def family(root: int) -> list[int]:
     found = [root]
     for pid in found:
         found += children.get(pid, ())
-    _known_strangers[root] = _strangers(listed, strangers, parents, root)
+    _known_strangers[root] = _strangers(listed, strangers, parents, root) | {
+        place for place in dead if place[1] > _NO_INODE
+    }
     return found
 
 
@@ -67,7 +72,8 @@ _known_strangers: dict[int, frozenset[_Place]] = {}
 def _strangers(listed: list[_Place], known: frozenset[_Place], parents: dict[int, int], root: int) -> frozenset[_Place]:
     """Those whose every ancestor was seen, up to one that has none here or is a stranger, and is not `root`.
 
-    An ancestor that ended meanwhile tells nothing: its children may just be on their way to a subreaper in the family.
+    An ancestor that ended meanwhile tells nothing: its children may just be on their way to a subreaper in the family. (In the
+    next call they have arrived: a process becomes a zombie after its children were given away, `exit_notify`.)
     """
     far = {pid for pid, inode in listed if (pid, inode) in known}
 

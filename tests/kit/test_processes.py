@@ -56,6 +56,21 @@ def test_strangers_are_asked_once_and_a_new_child_is_found(asked: list[str]) -> 
         assert new not in processes.family(me)
 
 
+def test_the_dead_are_asked_once(asked: list[str]) -> None:
+    """Zombies stay until their parent looks at them; nobody is below one."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is over, and still listed
+        own = f"/proc/{process.pid}/stat"
+        assert process.pid not in processes.family(os.getpid())
+        assert own in asked
+        asked.clear()
+        assert process.pid not in processes.family(os.getpid())
+        assert own not in asked
+    finally:
+        process.wait()
+
+
 def test_a_folder_without_a_number_of_its_own_names_nobody(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
     """Where the listing has no inode, every process is asked again: a pid alone would outlive its process."""
 
