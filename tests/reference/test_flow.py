@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -924,6 +924,28 @@ def test_a_cancelled_run_gives_its_result(engine: Engine, gate: Gate, runs: list
     assert statuses(result) == {"blocking": "ok", "async": "cancelled", "later": "cancelled", "third": "cancelled"}
     running.cancel()
     assert running.result().status == "cancelled"
+
+
+@pytest.mark.parametrize("policy", [NOW(attempts=2), SOON(attempts=2), None])
+@pytest.mark.parametrize("colour", [lambda fn: fn, asynced])
+@pytest.mark.parametrize("executor", [None, partial(ThreadPoolExecutor, 2)])
+def test_an_attempt_that_fails_in_a_cancelled_run(
+    executor: Any, colour: Any, policy: Any, gate: Gate, runs: list[Run]
+) -> None:
+    """It would have been tried again: so its node is cancelled, not failed. Without another attempt it has failed."""
+
+    def fails() -> None:
+        gate()
+        raise ValueError("the first attempt")
+
+    flow = Flow()
+    flow.add(colour(fails), id="n", policy=policy)
+    with (executor() if executor else nullcontext()) as pool, Engine(executor=pool) as engine:
+        running = engine.start(flow, on_error="continue")
+        gate.arrived()
+        running.cancel()
+        gate.opened.set()
+        assert statuses(running.result(LIMIT)) == {"n": "failed" if policy is None else "cancelled"}
 
 
 def test_a_run_that_no_worker_has_is_cancelled_at_once(gate: Gate, runs: list[Run]) -> None:

@@ -190,7 +190,7 @@ class _Course:
         if error is None:
             self.carrier.settle(self, future.result(), None)
             return
-        delay = again(self.policy, self.errors, error) if not self.carrier.run.stopped else error
+        delay = again(self.policy, self.errors, error)
         if isinstance(delay, BaseException):
             self.carrier.settle(self, None, delay)
             return
@@ -301,7 +301,7 @@ class _Each(_Course):
         if error is None:
             self.item_ends(index, future.result(), None)
             return
-        delay = again(self.policy, errors, error) if not self.carrier.run.stopped else error
+        delay = again(self.policy, errors, error)
         if isinstance(delay, BaseException):
             self.item_ends(index, None, delay)
             return

@@ -201,7 +201,7 @@ class TaskCarrier:
         except BaseException as error:
             # A node that cancelled itself has only failed.
             if not _cancelled(error):
-                entry = run.fail(k, without_ours(error))
+                entry = run.fail(k, without_ours(error), cancelled=call.given_up and run.unwanted)
             else:
                 if entry is None:
                     entry = run.fail(k, error, cancelled=True)
@@ -232,6 +232,8 @@ class _Call:
         self.attempts = 0
         self.placed = True
         """Has the node a place? Not between two attempts."""
+        self.given_up = False
+        """It would have been tried again, had the run gone on."""
 
     async def outcome(self) -> Any:
         """Its value."""
@@ -276,7 +278,8 @@ class _Call:
                     with suppress(ValueError):
                         run.ready.remove(turn)
                 raise
-        return not run.stopped
+        self.given_up = run.stopped
+        return not self.given_up
 
     async def _fan_out(self) -> list[Any]:
         node, run = self.carrier.run.plan.nodes[self.k], self.carrier.run

@@ -223,6 +223,10 @@ class _Trial(Trial[Any]):
         self.carrier.run.arrays.attempts[self.node] = self.failures
         super().failed(without_ours(error))
 
+    def _decide(self) -> float:
+        """As there; in a run that was stopped no attempt begins, so it rests, and that ends it."""
+        return super()._decide() or (_AT_ONCE if self.carrier.run.stopped else 0.0)
+
     def rest(self, lane: Lane, delay: float) -> None:
         """So that a stop can end it, too."""
         run = self.carrier.run
@@ -309,3 +313,5 @@ class _Way(Lane):
 
 
 _NO_POLICY: Final = RetryPolicy(attempts=1)
+_AT_ONCE: Final = 1e-9
+"""Seconds of a rest that nobody waits for."""
