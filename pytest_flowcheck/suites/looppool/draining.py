@@ -14,6 +14,8 @@ from pytest_flowcheck.suites.looppool._shared import (
     LIMIT,
     Heard,
     Leftover,
+    Pool,
+    Where,
     asyncio_loop,
     awaited,
     came_to,
@@ -126,16 +128,16 @@ def nothing_is_said(lab: Lab) -> None:
     generations = 3 if lab.claims("drain") else 1
     with listening() as heard:
         with opened(lab) as pool:
-            where = pool.ran("leaves tasks", Leftover(lab, generations))
+            where, mark = _left(pool, "leaves tasks", Leftover(lab, generations))
             pool.stopped()
             pool.reaped(where, "after stop()", needs="LOP-04")
-        _silent(lab, heard, "stop()")
+        _silent(lab, heard, mark, "stop()")
     if lab.claims("ttl"):
         with listening() as heard:
             with opened(lab, 0) as pool:
-                where = pool.ran("leaves tasks for the reaper", Leftover(lab, generations))
+                where, mark = _left(pool, "leaves tasks for the reaper", Leftover(lab, generations))
                 pool.reaped(where, "with TTL 0, an idle loop is reaped", needs="LOP-02")
-            _silent(lab, heard, "reaping")
+            _silent(lab, heard, mark, "reaping")
     if not lab.claims("drain") or lab.repeated(100) < 100:
         return  # nobody promised it; or it is the selftest, on a pool that need not fail this rule: not worth a process
     with child(lab, leaves_it_warm, lab.probe("warm", gated=False), generations) as process:
@@ -148,11 +150,16 @@ def nothing_is_said(lab: Lab) -> None:
     )
 
 
-def _silent(lab: Lab, heard: Heard, when: str) -> None:
+def _left(pool: Pool, name: str, residual: Leftover) -> tuple[Where, str]:
+    """Where tasks were left, and their mark. The rule must not hold them: they are to be finalised while it listens."""
+    return pool.ran(name, residual), residual.mark
+
+
+def _silent(lab: Lab, heard: Heard, mark: str, when: str) -> None:
     import gc
 
     gc.collect()  # what is destroyed says so now
-    said = [*heard.of_asyncio, *heard.warnings, *lab.uncaught]
+    said = [*heard.of_asyncio(mark), *heard.warnings, *lab.uncaught]
     lab.check(not said, f"at {when}, there was said: {'; '.join(said)}", "nothing: what was left behind was drained")
 
 
