@@ -14,8 +14,6 @@ from pytest_flowcheck.suites.looppool._shared import (
     LIMIT,
     Heard,
     Leftover,
-    Pool,
-    Where,
     asyncio_loop,
     awaited,
     came_to,
@@ -128,15 +126,19 @@ def nothing_is_said(lab: Lab) -> None:
     generations = 3 if lab.claims("drain") else 1
     with listening() as heard:
         with opened(lab) as pool:
-            where, mark = _left(pool, "leaves tasks", Leftover(lab, generations))
+            residual = Leftover(lab, generations)  # which holds the tasks: a loop holds them weakly, and garbage is collected any time
+            where, mark = pool.ran("leaves tasks", residual), residual.mark
             pool.stopped()
             pool.reaped(where, "after stop()", needs="LOP-04")
+            del residual
         _silent(lab, heard, mark, "stop()")
     if lab.claims("ttl"):
         with listening() as heard:
             with opened(lab, 0) as pool:
-                where, mark = _left(pool, "leaves tasks for the reaper", Leftover(lab, generations))
+                residual = Leftover(lab, generations)
+                where, mark = pool.ran("leaves tasks for the reaper", residual), residual.mark
                 pool.reaped(where, "with TTL 0, an idle loop is reaped", needs="LOP-02")
+                del residual
             _silent(lab, heard, mark, "reaping")
     if not lab.claims("drain") or lab.repeated(100) < 100:
         return  # nobody promised it; or it is the selftest, on a pool that need not fail this rule: not worth a process
@@ -148,11 +150,6 @@ def nothing_is_said(lab: Lab) -> None:
         f"a process that ended with a warm loop, and {generations} generations of tasks on it, printed:\n{output.strip()}",
         "nothing is printed",
     )
-
-
-def _left(pool: Pool, name: str, residual: Leftover) -> tuple[Where, str]:
-    """Where tasks were left, and their mark. The rule must not hold them: they are to be finalised while it listens."""
-    return pool.ran(name, residual), residual.mark
 
 
 def _silent(lab: Lab, heard: Heard, mark: str, when: str) -> None:
@@ -172,13 +169,13 @@ def leaves_it_warm(subject: Subject, probe: Probe, generations: int) -> None:
     if hasattr(manager, "__enter__"):
         pool = manager.__enter__()
         pool.dispatch(body)
-        _keep(manager, pool)
+        _keep(manager, pool, body)
         return
 
     async def main() -> None:
         pool = await manager.__aenter__()
         await awaited(pool.dispatch(body))
-        _keep(manager, pool)
+        _keep(manager, pool, body)
 
     if subject.backend == "trio":
         import trio
