@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,11 +14,14 @@ from bystanders import fresh_harness
 from flowcheck_reference.broken.flow import _hand, _sound, closing, limits, looping, waiting
 from pytest_flowcheck import subjects
 from pytest_flowcheck.certificate.verdicts import Finding, Verdict
+from pytest_flowcheck.errors import Inconclusive, Violated
+from pytest_flowcheck.probes.lab import Lab
 from pytest_flowcheck.proof import Sighting, State, Wait
 from pytest_flowcheck.protocols.flow import Graph, Run
 from pytest_flowcheck.rules import find_rules, rules_of
 from pytest_flowcheck.running.judge import judge
 from pytest_flowcheck.suites import flow
+from pytest_flowcheck.suites.flow import closing as suites_closing
 from pytest_flowcheck.suites.flow import waiting as waits
 from pytest_flowcheck.suites.flow.looping import was_cancelled
 
@@ -210,6 +213,22 @@ def test_only_a_clock_could_go_on(kinds: dict[tuple[int, int], Any], found: bool
     """A moment is no finding while anybody runs, the kit's threads included, or while an outsider may help."""
     seen = Sighting(State.TIMERS, tuple(Wait(*key, kind, "") for key, kind in kinds.items()), "")
     assert bool(waits.only_clocks(seen, {OURS})) is found
+
+
+@pytest.mark.parametrize(
+    ("steps", "verdict"),
+    [
+        ([500, 500, 500, 500], Violated),
+        ([900, 300, 310, 290], Violated),  # a first use, and then as much for each run
+        ([49_038, 21_757, 17_093, 12_593], Inconclusive),  # a cluster's histories, which have room for more than these runs
+        ([900, 100, 0, 30], None),
+    ],
+)
+def test_what_fills_up_is_no_leak(steps: list[int], verdict: type[Exception] | None) -> None:
+    """Growth that becomes less and less shows nothing (FLO-16)."""
+    lab = Lab(subjects.load("stdlib-threads"))
+    with pytest.raises(verdict) if verdict is not None else nullcontext():
+        suites_closing.is_no_leak(lab, "the blocks of memory", steps, 245)
 
 
 def test_a_group_of_cancellations_is_one() -> None:
