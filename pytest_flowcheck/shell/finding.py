@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_flowcheck.errors import UsageError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
-    from pathlib import Path
+
+
+def certificates_are_named(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument `certificate` of a command: paths for `certificate_files`."""
+    parser.add_argument(
+        "certificate",
+        nargs="+",
+        type=Path,
+        metavar="CERTIFICATE",
+        help="a certificate.json, or a folder that holds one, or the folder of a report",
+    )
 
 
 def certificate_files(given: Iterable[Path]) -> list[Path]:

@@ -54,9 +54,9 @@ def test_what_is_installed_now_decides(flowcheck: Any, written: Any, tmp_path: P
 
 
 def test_the_version_is_said(flowcheck: Any, written: Any, tmp_path: Path) -> None:
-    """`--version` imports nothing; `--output` is made, and the certificate's folder is left alone."""
+    """`--version` imports nothing; `--out` is made, and the certificate's folder is left alone."""
     folder, out = written("a", asked="nobody:Has"), tmp_path / "some" / "badges"
-    done = flowcheck("badge", folder / "certificate.json", "--version=2.0", "--output", out)
+    done = flowcheck("badge", folder / "certificate.json", "--version=2.0", "--out", out)
     assert (done.status, done.err) == (0, "")
     assert of(out) == (f"{SCORE} {DOT} of 1.0", "lightgrey")
     assert sorted(path.name for path in folder.iterdir()) == ["certificate.json"]
@@ -116,7 +116,7 @@ def test_a_folder_of_a_report(flowcheck: Any, written: Any, tmp_path: Path, monk
         "other": "brightgreen",
     }
     for arguments, words in (
-        (["--output", "x"], "--output: one folder for the badges of 3 certificates"),
+        (["--out", "x"], "--out: one folder for the badges of 3 certificates"),
         (["--version", "2.0"], "--version: one version for certificates of 2 subjects"),
     ):
         done = flowcheck("badge", "run", *arguments)
@@ -134,7 +134,7 @@ def test_what_can_not_be_done_is_one_line(flowcheck: Any, written: Any, tmp_path
         ((torn,), "no JSON, or torn"),
         ((good, torn), "no JSON, or torn"),
         ((good, "--version="), "--version: got an empty word; expected"),
-        ((good, "--version=1.0", "--output", taken), f"--output: can't write badges to {str(taken)!r}"),
+        ((good, "--version=1.0", "--out", taken), f"--out: can't write badges to {str(taken)!r}"),
     ):
         done = flowcheck("badge", *arguments)
         assert (done.status, done.out, len(done.err.splitlines())) == (4, "", 1), arguments

@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytest_flowcheck.shell.finding import certificate_files, certificates_are_named
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,18 +26,12 @@ _UNKNOWN: Final = "unknown"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    parser.add_argument(
-        "certificate",
-        nargs="+",
-        type=Path,
-        metavar="CERTIFICATE",
-        help="a certificate.json, or a folder that holds one, or the folder of a report",
-    )
+    certificates_are_named(parser)
     parser.add_argument(
         "--version", metavar="VERSION", help="of the subject that is to bear the badge (default: ask what is installed)"
     )
     parser.add_argument(
-        "--output",
+        "--out",
         type=Path,
         metavar="FOLDER",
         help="where to, for one certificate (default: the certificate's folder)",
@@ -47,14 +43,13 @@ def run(given: argparse.Namespace) -> int:
     from pytest_flowcheck.certificate import badge, document
     from pytest_flowcheck.errors import UsageError
     from pytest_flowcheck.rules import REVISION
-    from pytest_flowcheck.shell.finding import certificate_files
     from pytest_flowcheck.shell.printing import complain, harmless, say
 
     files = certificate_files(given.certificate)
     certificates = [document.read(path) for path in files]  # all of them, before anything is written
-    if given.output is not None and len(files) > 1:
+    if given.out is not None and len(files) > 1:
         raise UsageError(
-            f"--output: one folder for the badges of {len(files)} certificates; name one of them, or no folder"
+            f"--out: one folder for the badges of {len(files)} certificates; name one of them, or no folder"
         )
     if given.version is not None and not given.version.strip():
         raise UsageError("--version: got an empty word; expected the subject's version, such as 2.0")
@@ -72,11 +67,11 @@ def run(given: argparse.Namespace) -> int:
         if now is None:
             told = f"{subject['label']}: its version could not be compared: {why}; give it by --version"
             complain(f"flowcheck {given.command}", harmless(told))
-        folder = path.parent if given.output is None else given.output
+        folder = path.parent if given.out is None else given.out
         try:
             written = badge.write(certificate, folder, version=now, revision=REVISION)
         except OSError as error:
-            option = "" if given.output is None else "--output: "
+            option = "" if given.out is None else "--out: "
             raise UsageError(f"{option}can't write badges to {str(folder)!r}: {error.strerror or error}") from error
         say(_line(where, made, subject["version"], now) for where, made in written.items())
     return 0

@@ -10,16 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pytest_flowcheck.shell.finding import certificate_files, certificates_are_named
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    parser.add_argument(
-        "certificate",
-        nargs="+",
-        type=Path,
-        metavar="CERTIFICATE",
-        help="a certificate.json, or a folder that holds one, or the folder of a report",
-    )
+    certificates_are_named(parser)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)")
 
 
@@ -27,7 +23,6 @@ def run(given: argparse.Namespace) -> int:
     """Write it."""
     from pytest_flowcheck.certificate import document, html
     from pytest_flowcheck.errors import UsageError
-    from pytest_flowcheck.shell.finding import certificate_files
     from pytest_flowcheck.shell.printing import say
 
     certificates = [document.read(path) for path in certificate_files(given.certificate)]

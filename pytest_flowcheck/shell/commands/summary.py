@@ -7,24 +7,18 @@ run of pytest has told them.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from pytest_flowcheck.shell.finding import certificate_files, certificates_are_named
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    parser.add_argument(
-        "certificate",
-        nargs="+",
-        type=Path,
-        metavar="CERTIFICATE",
-        help="a certificate.json, or a folder that holds one, or the folder of a report",
-    )
+    certificates_are_named(parser)
 
 
 def run(given: argparse.Namespace) -> int:
     """Print it."""
     from pytest_flowcheck.certificate import document, markdown
-    from pytest_flowcheck.shell.finding import certificate_files
     from pytest_flowcheck.shell.printing import say
 
     say(markdown.summary([document.read(path) for path in certificate_files(given.certificate)]))

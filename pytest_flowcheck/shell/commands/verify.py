@@ -6,25 +6,19 @@ Exit code 0: it holds as far as can be told here. 1: it contradicts itself, or t
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from pytest_flowcheck.shell.finding import certificate_files, certificates_are_named
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    parser.add_argument(
-        "certificate",
-        nargs="+",
-        type=Path,
-        metavar="CERTIFICATE",
-        help="a certificate.json, or a folder that holds one, or the folder of a report",
-    )
+    certificates_are_named(parser)
 
 
 def run(given: argparse.Namespace) -> int:
     """Print a line for each check."""
     from pytest_flowcheck.certificate import document
     from pytest_flowcheck.certificate.verifying import UNKNOWABLE, verify
-    from pytest_flowcheck.shell.finding import certificate_files
     from pytest_flowcheck.shell.printing import say
 
     words = {True: "holds", False: "FAILS", None: "unknown"}

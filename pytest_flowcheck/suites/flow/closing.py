@@ -228,7 +228,7 @@ def a_thousand_runs_leave_nothing(lab: Lab) -> None:
 
     Usual cause: A list of all runs; a cache by graph, never emptied; a task or thread per run that waits for ever; a failed run whose traceback is kept.
 
-    Proof: Threads, children, descriptors and tasks are counted by the kernel and the loops, inputs and outputs by weak references, memory by the interpreter's count of blocks, each after a collection. Judged is a growth by one or more per run, of what is counted in the first twenty runs, of references and memory in each of the four quarters that follow.
+    Proof: Threads, children, descriptors and tasks are counted by the kernel and the loops, inputs and outputs by weak references, memory by the interpreter's count of blocks, each after a collection. Judged is a growth by one or more per run, of what is counted in the first twenty runs, of references and memory in each of the four quarters that follow. What grows less and less may fill up to a bound: that is undecided.
 
     Source: EXE-17, EXE-18; dynamiq pull request 674.
     """
